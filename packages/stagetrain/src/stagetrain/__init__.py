@@ -1,0 +1,1 @@
+"""Training with visual tokens pooled inside the LLM, stage by stage (LLaVolta)."""

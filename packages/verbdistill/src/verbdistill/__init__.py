@@ -1,0 +1,1 @@
+"""Layer-wise distillation of vision-language models through verbalizers (VLsI)."""

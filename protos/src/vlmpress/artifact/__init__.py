@@ -1,0 +1,34 @@
+"""Artifact directories: write, read, verify, and find the code that a directory's config names."""
+
+from vlmpress.artifact.digests import digest_bytes, digest_file
+from vlmpress.artifact.directory import Artifact, Draft, create, read, verify
+from vlmpress.artifact.errors import ArtifactError, ArtifactFaultError, ExtensionMissingError
+from vlmpress.artifact.extensions import (
+    POLICY_FILE,
+    import_model_code,
+    quantized_loader,
+    reducer_attachment,
+    write_policy,
+)
+from vlmpress.artifact.manifest import Spec, from_json_bytes, to_json_bytes
+
+__all__ = [
+    "POLICY_FILE",
+    "Artifact",
+    "ArtifactError",
+    "ArtifactFaultError",
+    "Draft",
+    "ExtensionMissingError",
+    "Spec",
+    "create",
+    "digest_bytes",
+    "digest_file",
+    "from_json_bytes",
+    "import_model_code",
+    "quantized_loader",
+    "read",
+    "reducer_attachment",
+    "to_json_bytes",
+    "verify",
+    "write_policy",
+]

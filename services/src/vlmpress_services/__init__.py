@@ -1,0 +1,1 @@
+"""gRPC servers, Ray workers and the main job of vlmpress."""
