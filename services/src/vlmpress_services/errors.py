@@ -1,0 +1,93 @@
+"""Errors of the services, and the one table that turns any error into a gRPC status code."""
+
+import grpc
+
+from vlmpress.artifact import ArtifactError, ArtifactFaultError, ExtensionMissingError
+from vlmpress.data import DataError
+
+PACKAGES = ("quantpack", "tokenreduce", "stagetrain", "verbdistill", "edgevlm")
+"""Import names of the packages whose errors are meant for the caller."""
+
+
+class ServicesError(Exception):
+    """Anything vlmpress_services refuses or cannot do."""
+
+
+class NotFoundError(ServicesError, LookupError):
+    """An artifact, a file or a job with this name does not exist."""
+
+
+class InvalidRequestError(ServicesError, ValueError):
+    """A request or an argument is not what the contract asks for."""
+
+
+class OverloadedError(ServicesError, RuntimeError):
+    """A bounded queue or cache is full."""
+
+
+class ExtraMissingError(ServicesError, ImportError):
+    """A service was asked for whose package is not installed."""
+
+
+class StoppingError(ServicesError, RuntimeError):
+    """The server is shutting down."""
+
+
+class ListenError(ServicesError, OSError):
+    """The address cannot be listened on."""
+
+
+class LaunchError(ServicesError, RuntimeError):
+    """A server process did not start."""
+
+
+class ServiceError(ServicesError, RuntimeError):
+    """A call to a server failed; `code` is the gRPC status code's name."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code = code
+        self.text = text
+
+    def __reduce__(self) -> tuple[type["ServiceError"], tuple[str, str]]:
+        """Both arguments again, so that the error survives the way back from another process."""
+        return (ServiceError, (self.code, self.text))
+
+
+INTERNAL_TEXT = "internal error"
+
+# First match wins, so subclasses stand before their bases.
+_OWN: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
+    (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (StoppingError, grpc.StatusCode.UNAVAILABLE),
+    (ExtraMissingError, grpc.StatusCode.FAILED_PRECONDITION),
+    (DataError, grpc.StatusCode.INVALID_ARGUMENT),
+    (ExtensionMissingError, grpc.StatusCode.FAILED_PRECONDITION),
+    (ArtifactFaultError, grpc.StatusCode.DATA_LOSS),
+    (ArtifactError, grpc.StatusCode.FAILED_PRECONDITION),
+)
+
+# What a package's own error means follows from the builtin it also is.
+_PACKAGE: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
+    (LookupError, grpc.StatusCode.NOT_FOUND),
+    (FileNotFoundError, grpc.StatusCode.NOT_FOUND),
+    (ValueError, grpc.StatusCode.INVALID_ARGUMENT),
+    (TypeError, grpc.StatusCode.INVALID_ARGUMENT),
+    (ImportError, grpc.StatusCode.FAILED_PRECONDITION),
+    (Exception, grpc.StatusCode.FAILED_PRECONDITION),
+)
+
+
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """Status code and text for the client; INTERNAL and a constant text for what nobody raised on purpose."""
+    table = _PACKAGE if _is_package_error(error) else _OWN
+    for kind, code in table:
+        if isinstance(error, kind):
+            return code, " ".join(str(error).split())
+    return grpc.StatusCode.INTERNAL, INTERNAL_TEXT
+
+
+def _is_package_error(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] in PACKAGES
