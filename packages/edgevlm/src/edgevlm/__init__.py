@@ -1,1 +1,33 @@
-"""A 2B-class edge VLM with token compressor and fusion module (AuroraEdge-V)."""
+"""A 2B-class edge VLM with token compressor and fusion module (AuroraEdge-V), and an engine for any VLM directory."""
+
+from edgevlm.engine import Engine
+from edgevlm.errors import (
+    BuildError,
+    EdgeVlmError,
+    ImageError,
+    ModelDirectoryError,
+    ModelInputError,
+    PromptTooLongError,
+    RequestError,
+)
+from edgevlm.events import Finish, FinishReason, GeneratedToken, GenerationEvent
+from edgevlm.images import MAX_IMAGE_PIXELS, decode_image
+from edgevlm.macs import prefill_macs
+
+__all__ = [
+    "MAX_IMAGE_PIXELS",
+    "BuildError",
+    "EdgeVlmError",
+    "Engine",
+    "Finish",
+    "FinishReason",
+    "GeneratedToken",
+    "GenerationEvent",
+    "ImageError",
+    "ModelDirectoryError",
+    "ModelInputError",
+    "PromptTooLongError",
+    "RequestError",
+    "decode_image",
+    "prefill_macs",
+]

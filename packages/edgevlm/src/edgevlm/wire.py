@@ -1,0 +1,62 @@
+"""Between this package's types and edgevlm/v1 messages; the only module that touches them."""
+
+from edgevlm.errors import RequestError
+from edgevlm.events import Finish, FinishReason, GeneratedToken, GenerationEvent
+from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as service_pb2
+
+_REASON_TO_PROTO = {
+    FinishReason.STOP: service_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: service_pb2.FINISH_REASON_LENGTH,
+}
+_REASON_FROM_PROTO = {value: reason for reason, value in _REASON_TO_PROTO.items()}
+
+
+def event_to_proto(event: GenerationEvent) -> service_pb2.GenerateResponse:
+    """The message that carries one event of a stream."""
+    if isinstance(event, GeneratedToken):
+        return service_pb2.GenerateResponse(token=service_pb2.Token(id=event.id, text=event.text))
+    return service_pb2.GenerateResponse(
+        finish=service_pb2.Finish(
+            reason=_REASON_TO_PROTO[event.reason],
+            num_prompt_tokens=event.num_prompt_tokens,
+            num_visual_tokens=event.num_visual_tokens,
+            num_generated_tokens=event.num_generated_tokens,
+            text=event.text,
+        )
+    )
+
+
+def event_from_proto(response: service_pb2.GenerateResponse) -> GenerationEvent:
+    """The event a message carries.
+
+    Raises:
+        RequestError: The message carries none, or an unknown finish reason.
+    """
+    kind = response.WhichOneof("event")
+    if kind == "token":
+        return GeneratedToken(id=response.token.id, text=response.token.text)
+    if kind != "finish" or response.finish.reason not in _REASON_FROM_PROTO:
+        raise RequestError(f"GenerateResponse: expected a token or a finish with a reason, got {kind or 'neither'}")
+    finish = response.finish
+    return Finish(
+        reason=_REASON_FROM_PROTO[finish.reason],
+        num_prompt_tokens=finish.num_prompt_tokens,
+        num_visual_tokens=finish.num_visual_tokens,
+        num_generated_tokens=finish.num_generated_tokens,
+        text=finish.text,
+    )
+
+
+def request_from_proto(request: service_pb2.GenerateRequest) -> tuple[bytes | None, str, int]:
+    """Image bytes (None when empty), prompt and max_new_tokens, as `Engine.generate` takes them.
+
+    Raises:
+        RequestError: No model is named, the prompt is empty, or max_new_tokens is 0.
+    """
+    if not request.model:
+        raise RequestError("model: expected a digest or tag, got an empty string")
+    if not request.prompt.strip():
+        raise RequestError("prompt: expected a question, got an empty string")
+    if request.max_new_tokens < 1:
+        raise RequestError("max_new_tokens: expected at least 1, got 0")
+    return request.image or None, request.prompt, request.max_new_tokens

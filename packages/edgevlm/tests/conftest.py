@@ -1,0 +1,124 @@
+"""Tiny models of the real classes, with processors, random weights and a fixed seed."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Siglip2VisionConfig,
+    SiglipVisionConfig,
+)
+
+VOCABULARY = "<pad> <unk> <s> </s> <image> USER ASSISTANT what is the shape color red green blue circle square yes no"
+WORDS = VOCABULARY.split()
+TEMPLATE = (
+    "<s>USER {% for part in messages[0]['content'] %}{% if part['type'] == 'image' %}<image>"
+    "{% else %} {{ part['text'] }}{% endif %}{% endfor %}{% if add_generation_prompt %} ASSISTANT{% endif %}"
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def make_tokenizer():
+    inner = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<image>"],
+    )
+
+
+def make_text_config(kind="llama", **changes):
+    config_class = {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind]
+    settings = {
+        "vocab_size": len(WORDS), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+        "tie_word_embeddings": True, "initializer_range": 0.125, "pad_token_id": 0,
+        "bos_token_id": 2, "eos_token_id": 3,
+    }  # fmt: skip
+    return config_class(**(settings | changes))
+
+
+def make_vision_config(kind="clip"):
+    shared = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    if kind == "siglip2":
+        return Siglip2VisionConfig(**shared, patch_size=8, num_patches=16, vision_use_head=False)
+    config_class = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig}[kind]
+    return config_class(**shared, patch_size=8, image_size=32)
+
+
+def make_clip_image_processor():
+    return CLIPImageProcessorPil(
+        size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32},
+        image_mean=[0.5] * 3, image_std=[0.5] * 3,
+    )  # fmt: skip
+
+
+def make_llava(**text_changes):
+    torch.manual_seed(1)
+    text = make_text_config(**text_changes)
+    config = LlavaConfig(
+        vision_config=make_vision_config(), text_config=text, image_token_index=WORDS.index("<image>"),
+        vision_feature_layer=-1,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlavaForConditionalGeneration(config).eval()
+    processor = LlavaProcessor(
+        image_processor=make_clip_image_processor(), tokenizer=make_tokenizer(), patch_size=8,
+        vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=TEMPLATE,
+    )  # fmt: skip
+    return model, processor
+
+
+@pytest.fixture
+def llava():
+    return make_llava()
+
+
+@pytest.fixture
+def llava_directory(llava, tmp_path):
+    model, processor = llava
+    model.save_pretrained(tmp_path / "llava")
+    processor.save_pretrained(tmp_path / "llava")
+    return tmp_path / "llava"
+
+
+def make_image(seed=0, size=(40, 30), mode="RGB"):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy()).convert(mode)
+
+
+def encoded(image, kind="PNG", **settings):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return SimpleNamespace(
+        words=WORDS, template=TEMPLATE, tokenizer=make_tokenizer, text_config=make_text_config,
+        vision_config=make_vision_config, llava=make_llava, image=make_image, encoded=encoded,
+        clip_image_processor=make_clip_image_processor,
+    )  # fmt: skip
