@@ -2,7 +2,7 @@
 
 `python protos/generate.py` rewrites the committed code; `--check` regenerates into an empty
 folder, compares both ways and exits 1 when anything differs. Needs grpcio-tools as pinned in
-constraints.txt.
+tox.ini, whose environments `protos` and `generate` run it.
 """
 
 from __future__ import annotations
