@@ -1,0 +1,114 @@
+"""Between this package's types and the protobuf messages of `vlmpress.tokenreduce.v1`."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokenreduce.attachment import attach
+from tokenreduce.errors import PolicyError, WireError
+from tokenreduce.planning import ImagePlan
+from tokenreduce.policy import ReductionPolicy
+from vlmpress.tokenreduce.v1 import tokenreduce_pb2, tokenreduce_service_pb2
+
+# 256 MiB of float32: 7 images of 24 x 24 x 16384, or 113 of LLaVA-1.5's 24 x 24 x 1024.
+MAX_ELEMENTS = 1 << 26
+
+_MODES = {"residual": tokenreduce_pb2.MODE_RESIDUAL, "literal": tokenreduce_pb2.MODE_LITERAL}
+_NORMALIZATIONS = {"none": tokenreduce_pb2.NORMALIZATION_NONE, "image": tokenreduce_pb2.NORMALIZATION_IMAGE}
+
+
+def attach_policy(model: Any, policy: tokenreduce_pb2.ReductionPolicy) -> Any:
+    """Attaches a policy that came as protobuf; the entry point `dfmr` of `vlmpress.token_reducers`.
+
+    Returns:
+        The handle of `tokenreduce.attach`. Errors as there, and PolicyError.
+    """
+    return attach(model, policy_from_proto(policy))
+
+
+def policy_to_proto(policy: ReductionPolicy) -> tokenreduce_pb2.ReductionPolicy:
+    """The message that `policy_from_proto` reads back as an equal policy."""
+    return tokenreduce_pb2.ReductionPolicy(
+        method=policy.method,
+        mode=_MODES[policy.mode],
+        tau=policy.tau,
+        factors=policy.factors,
+        normalization=_NORMALIZATIONS[policy.normalization],
+        calibrated_mean_tokens=policy.calibrated_mean_tokens,
+    )
+
+
+def policy_from_proto(message: tokenreduce_pb2.ReductionPolicy) -> ReductionPolicy:
+    """The policy a message holds; nothing is filled in.
+
+    Raises:
+        PolicyError: A field is missing, unknown or out of range.
+    """
+    return ReductionPolicy(
+        method=message.method,
+        mode=_name(_MODES, message.mode, "mode"),
+        tau=message.tau,
+        factors=tuple(message.factors),
+        normalization=_name(_NORMALIZATIONS, message.normalization, "normalization"),
+        calibrated_mean_tokens=message.calibrated_mean_tokens,
+    )
+
+
+def features_to_proto(features: torch.Tensor) -> tokenreduce_service_pb2.Features:
+    """Features [B, H, W, D] as shape and little-endian float32 bytes."""
+    values = features.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False)
+    return tokenreduce_service_pb2.Features(shape=values.shape, data=values.tobytes())
+
+
+def features_from_proto(message: tokenreduce_service_pb2.Features, max_elements: int = MAX_ELEMENTS) -> torch.Tensor:
+    """Features float32 [B, H, W, D] from a message; sizes are checked before anything is made of them.
+
+    Raises:
+        WireError: The shape is not four sizes from 1, it is larger than `max_elements`, the bytes are not as
+            many as it says, or a value is NaN or infinite.
+    """
+    shape = tuple(message.shape)
+    if len(shape) != 4 or min(shape) < 1:
+        raise WireError(f"features.shape: expected 4 sizes of at least 1, got {list(shape[:8])}")
+    # Python integers: the product cannot overflow.
+    num_elements = math.prod(shape)
+    if num_elements > max_elements:
+        raise WireError(f"features.shape: expected at most {max_elements} elements, got {num_elements}")
+    if len(message.data) != 4 * num_elements:
+        raise WireError(f"features.data: expected {4 * num_elements} bytes, got {len(message.data)}")
+    values = np.frombuffer(message.data, dtype="<f4").astype(np.float32).reshape(shape)
+    if not np.isfinite(values).all():
+        raise WireError("features.data: expected finite values, got NaN or infinity")
+    return torch.from_numpy(values)
+
+
+def image_plan_to_proto(plan: ImagePlan) -> tokenreduce_pb2.ImagePlan:
+    """The message that `image_plan_from_proto` reads back as an equal plan."""
+    return tokenreduce_pb2.ImagePlan(factor=plan.factor, num_tokens=plan.num_tokens, sigmas=plan.sigmas)
+
+
+def image_plan_from_proto(message: tokenreduce_pb2.ImagePlan) -> ImagePlan:
+    """The plan of one image."""
+    return ImagePlan(factor=message.factor, num_tokens=message.num_tokens, sigmas=tuple(message.sigmas))
+
+
+def plans_to_proto(images: Sequence[ImagePlan], mean_tokens: float) -> tokenreduce_service_pb2.PlanResponse:
+    """What `tokenreduce.plan` returned, as the response of the Plan call."""
+    return tokenreduce_service_pb2.PlanResponse(
+        images=[image_plan_to_proto(image) for image in images], mean_tokens=mean_tokens
+    )
+
+
+def plans_from_proto(message: tokenreduce_service_pb2.PlanResponse) -> tuple[list[ImagePlan], float]:
+    """What `tokenreduce.plan` would have returned here."""
+    return [image_plan_from_proto(image) for image in message.images], message.mean_tokens
+
+
+def _name(names: dict[str, Any], value: int, field: str) -> str:
+    for name, number in names.items():
+        if number == value:
+            return name
+    raise PolicyError(f"{field}: expected one of {', '.join(names)}, got number {value}")
