@@ -1,7 +1,8 @@
 """Artifact directories: write, read, verify, and find the code that a directory's config names."""
 
 from vlmpress.artifact.digests import digest_bytes, digest_file
-from vlmpress.artifact.directory import Artifact, Draft, create, read, verify
+from vlmpress.artifact.directory import Artifact, read, verify
+from vlmpress.artifact.drafting import Draft, create
 from vlmpress.artifact.errors import ArtifactError, ArtifactFaultError, ExtensionMissingError
 from vlmpress.artifact.extensions import (
     POLICY_FILE,

@@ -80,7 +80,7 @@ def _config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: expected a model's config.json, got {error}") from error
     if not isinstance(config, dict):
         raise ArtifactError(f"{path}: expected a JSON object, got {type(config).__name__}")
