@@ -1,1 +1,51 @@
 """Layer-wise distillation of vision-language models through verbalizers (VLsI)."""
+
+from verbdistill.config import DistillConfig
+from verbdistill.distilling import DistillResult, distill
+from verbdistill.errors import (
+    BatchError,
+    CheckpointError,
+    ConfigError,
+    MatchingError,
+    NonFiniteLossError,
+    TargetError,
+    UnsupportedModelError,
+    VerbalizersError,
+    VerbDistillError,
+    VocabularyMismatchError,
+)
+from verbdistill.hidden import ResponseStates, response_states
+from verbdistill.losses import ar_loss, kl_loss, kl_matrix
+from verbdistill.matching import match_layers
+from verbdistill.phases import Pair, interaction_loss
+from verbdistill.targets import default_targets
+from verbdistill.verbalizers import Verbalizer, Verbalizers
+from verbdistill.vocabulary import check_vocabularies
+
+__all__ = [
+    "BatchError",
+    "CheckpointError",
+    "ConfigError",
+    "DistillConfig",
+    "DistillResult",
+    "MatchingError",
+    "NonFiniteLossError",
+    "Pair",
+    "ResponseStates",
+    "TargetError",
+    "UnsupportedModelError",
+    "VerbDistillError",
+    "Verbalizer",
+    "Verbalizers",
+    "VerbalizersError",
+    "VocabularyMismatchError",
+    "ar_loss",
+    "check_vocabularies",
+    "default_targets",
+    "distill",
+    "interaction_loss",
+    "kl_loss",
+    "kl_matrix",
+    "match_layers",
+    "response_states",
+]

@@ -1,0 +1,181 @@
+import copy
+
+import pytest
+import torch
+
+from verbdistill.config import DistillConfig
+from verbdistill.distilling import distill
+from verbdistill.errors import CheckpointError, NonFiniteLossError, TargetError
+
+
+def config(**changes):
+    values = {
+        "num_verbalization_steps": 20,
+        "num_interaction_steps": 30,
+        "num_sft_steps": 10,
+        "verbalization_lr": 3e-3,
+        "interaction_lr": 3e-3,
+        "sft_lr": 3e-3,
+        "num_warmup_steps": 5,
+        "lora_rank": None,
+        **changes,
+    }
+    return DistillConfig(**values)
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+@pytest.mark.parametrize("lora_rank", [None, 8])
+def test_distillation_end_to_end(trained_teacher, llava, batches, tmp_path, lora_rank):
+    student = llava(2, seed=2)
+    names, before = set(student.state_dict()), weights(trained_teacher)
+    seen = []
+    result = distill(
+        trained_teacher,
+        student,
+        batches,
+        config(lora_rank=lora_rank, num_verbalization_steps=40, num_interaction_steps=60),
+        on_progress=lambda *report: seen.append(report),
+    )
+
+    last = result.losses["interaction_last"]
+    assert sum(last[-5:]) < 0.7 * sum(last[:5])
+    for side in ("verbalization_teacher", "verbalization_student"):
+        assert result.losses[side][-1] < 0.8 * result.losses[side][0]
+    assert len(result.losses["sft"]) == 10
+    assert_same(before, weights(trained_teacher))
+    assert set(student.state_dict()) == names
+    student.save_pretrained(tmp_path)
+    again = type(student).from_pretrained(tmp_path).eval()
+    inputs = batches(0)
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).logits, student(**inputs).logits)
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["model.safetensors"]
+    assert [report[:3] for report in seen[:2]] == [("verbalization", 1, 40), ("verbalization", 2, 40)]
+    assert len(seen) == 110
+    assert all(match == sorted(set(match)) for match in result.matches)
+    for counts in (result.first_counts, result.last_counts):
+        assert [sum(row) for row in counts] == [6, 6]
+        assert all(len(row) == 4 for row in counts)
+
+
+def test_vision_tower_stays_unless_asked(trained_teacher, llava, batches):
+    for asked in (False, True):
+        student = llava(2, seed=2)
+        before = weights(student.model.vision_tower)
+        short = config(num_verbalization_steps=1, num_interaction_steps=2, num_sft_steps=2, train_vision_tower=asked)
+        distill(trained_teacher, student, batches, short)
+        after = weights(student.model.vision_tower)
+        assert any(not torch.equal(before[name], after[name]) for name in before) is asked
+        assert all(parameter.requires_grad for parameter in student.parameters())
+
+
+def test_same_seed_same_weights_and_another_seed_not(trained_teacher, llava, batches):
+    students = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(students))  # the caller's generator must not matter
+        students.append(llava(2, seed=2))
+        distill(trained_teacher, students[-1], batches, config(num_sft_steps=2, seed=seed, lora_rank=4))
+    assert_same(weights(students[0]), weights(students[1]))
+    assert not torch.equal(students[0].lm_head.weight, students[2].lm_head.weight) or any(
+        not torch.equal(a, b) for a, b in zip(students[0].parameters(), students[2].parameters(), strict=True)
+    )
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("killed_at", [("verbalization", 10), ("interaction", 15), ("sft", 1), ("sft", 10)])
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_a_killed_run_goes_on_and_ends_the_same(trained_teacher, llava, batches, tmp_path, killed_at, lora_rank):
+    begun = llava(2, seed=2)
+    whole, broken = copy.deepcopy(begun), copy.deepcopy(begun)
+    expected = distill(trained_teacher, whole, batches, config(lora_rank=lora_rank))
+
+    def kill(phase, done, _total, _loss):
+        if (phase, done) == killed_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        distill(
+            trained_teacher, broken, batches, config(lora_rank=lora_rank), checkpoint_dir=tmp_path, on_progress=kill
+        )
+    resumed = copy.deepcopy(begun)
+    phases = []
+    result = distill(
+        trained_teacher,
+        resumed,
+        batches,
+        config(lora_rank=lora_rank),
+        checkpoint_dir=tmp_path,
+        on_progress=lambda phase, *_rest: phases.append(phase),
+    )
+    assert phases[0] == killed_at[0]
+    assert_same(weights(whole), weights(resumed))
+    assert_same(weights(expected.student_verbalizers), weights(result.student_verbalizers))
+    assert result.losses == expected.losses
+    assert result.matches == expected.matches
+
+    again = copy.deepcopy(begun)
+    distill(
+        trained_teacher, again, batches, config(lora_rank=lora_rank), checkpoint_dir=tmp_path, on_progress=pytest.fail
+    )
+    assert_same(weights(whole), weights(again))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_another_runs_checkpoints_are_refused(trained_teacher, llava, batches, tmp_path):
+    short = {"num_verbalization_steps": 1, "num_interaction_steps": 1, "num_sft_steps": 1}
+    distill(trained_teacher, llava(2, seed=2), batches, config(**short), checkpoint_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="another configuration"):
+        distill(trained_teacher, llava(2, seed=2), batches, config(**short, seed=9), checkpoint_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="other models"):
+        distill(trained_teacher, llava(2, seed=3), batches, config(**short), checkpoint_dir=tmp_path)
+
+
+@pytest.mark.parametrize(("phase", "step"), [("verbalization", 2), ("interaction", 6), ("sft", 11)])
+def test_nan_loss_names_phase_and_step(trained_teacher, llava, batches, phase, step):
+    def poisoned(at):
+        batch = batches(at)
+        if at == step:
+            batch["pixel_values"] = torch.full_like(batch["pixel_values"], float("nan"))
+        return batch
+
+    short = config(num_verbalization_steps=5, num_interaction_steps=5, num_sft_steps=5, lora_rank=4)
+    student = llava(2, seed=2)
+    names = set(student.state_dict())
+    with pytest.raises(NonFiniteLossError, match=f"{phase}: expected a finite loss at step {step}"):
+        distill(trained_teacher, student, poisoned, short)
+    assert set(student.state_dict()) == names
+
+
+def test_teacher_needs_as_many_targets(llava, batches):
+    with pytest.raises(TargetError, match="at least as many teacher"):
+        distill(llava(1), llava(2), batches, config())
+    with pytest.raises(TargetError, match="student targets: expected ascending layers within 1..2"):
+        distill(llava(4), llava(2), batches, config(student_targets=(1, 3)))
+
+
+def test_models_of_different_width_and_padded_vocabulary(trained_teacher, llava, batches):
+    student = llava(2, seed=2, hidden_size=16, vocab_size=20)
+    result = distill(trained_teacher, student, batches, config(num_interaction_steps=40))
+    last = result.losses["interaction_last"]
+    assert sum(last[-5:]) < sum(last[:5])
+
+
+def test_phases_may_be_empty(trained_teacher, llava, batches):
+    nothing = config(num_verbalization_steps=0, num_interaction_steps=0, num_sft_steps=0)
+    student = llava(2, seed=2)
+    before = weights(student)
+    result = distill(trained_teacher, student, batches, nothing)
+    assert_same(before, weights(student))
+    assert result.first_counts == [[0] * 4, [0] * 4]
