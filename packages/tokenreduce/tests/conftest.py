@@ -83,10 +83,18 @@ def make_policy(pixels):
     return make
 
 
-def words(count, seed=0):
-    return torch.randint(4, 40, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+@pytest.fixture
+def build_llava():
+    """Builds a Llava model; options go into its configuration."""
+    return build
 
 
-def prompt(count, seed=0, num_images=1):
-    """Start, images, `count` words; one row of token ids."""
-    return [1] + [IMAGE] * (NUM_FULL * num_images) + words(count, seed)
+@pytest.fixture
+def prompt():
+    """Start, `num_images` full images, `count` words: one row of token ids, from a seed."""
+
+    def make(count, seed=0, num_images=1):
+        words = torch.randint(4, 40, (count,), generator=torch.Generator().manual_seed(seed))
+        return torch.tensor([1] + [IMAGE] * (NUM_FULL * num_images) + words.tolist())
+
+    return make

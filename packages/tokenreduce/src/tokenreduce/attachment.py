@@ -90,6 +90,8 @@ def _forward(self: LlavaForConditionalGeneration, *args: Any, **kwargs: Any) -> 
     original = _original(self, "forward")
     arguments = _by_name(original, args, kwargs)
     if not _has_images(arguments):
+        # Neither the tower nor generate can do anything with no images, or with None for them.
+        arguments.pop("pixel_values", None)
         return original(**arguments)
     if isinstance(arguments.get("logits_to_keep"), torch.Tensor):
         raise PlaceholderError("logits_to_keep: expected an integer beside images (columns move), got a tensor")
@@ -101,6 +103,8 @@ def _generate(self: LlavaForConditionalGeneration, *args: Any, **kwargs: Any) ->
     original = _original(self, "generate")
     arguments = _by_name(original, args, kwargs)
     if not _has_images(arguments):
+        # Neither the tower nor generate can do anything with no images, or with None for them.
+        arguments.pop("pixel_values", None)
         return original(**arguments)
     prompt = arguments.pop("inputs", None)
     if prompt is not None:

@@ -1,0 +1,53 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenreduce import dfmr, num_tokens, plan
+from tokenreduce.policy import ReductionPolicy
+
+FACTORS = st.sets(st.integers(2, 6), max_size=3).map(lambda more: (1, *sorted(more)))
+MODES = st.sampled_from(["residual", "literal"])
+TAUS = st.floats(1e-6, 3.0)
+
+
+@st.composite
+def feature_batches(draw):
+    shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    return torch.randn(shape, generator=generator) * draw(st.sampled_from([0.01, 1.0, 50.0]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(-1e3, 1e3), st.integers(1, 9), st.integers(1, 9), FACTORS, MODES, TAUS)
+def test_a_constant_image_gets_the_largest_factor(value, height, width, factors, mode, tau):
+    features = torch.full((1, height, width, 3), value)
+    assert dfmr(features, tau, factors, mode).factors == (factors[-1],)
+
+
+@settings(max_examples=60, deadline=None)
+@given(feature_batches(), FACTORS, MODES, TAUS, TAUS)
+def test_the_factor_grows_with_tau(features, factors, mode, first, second):
+    low, high = sorted((first, second))
+    pairs = zip(dfmr(features, low, factors, mode).factors, dfmr(features, high, factors, mode).factors, strict=True)
+    assert all(small <= large for small, large in pairs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(feature_batches(), FACTORS, MODES, TAUS)
+def test_tokens_add_up(features, factors, mode, tau):
+    _, height, width, channels = features.shape
+    reduction = dfmr(features, tau, factors, mode)
+    assert reduction.num_tokens == [num_tokens(height, width, factor) for factor in reduction.factors]
+    assert all(tokens.shape[1] == channels for tokens in reduction.pooled)
+    images, mean = plan(features, ReductionPolicy(tau=tau, mode=mode, factors=factors))
+    assert [image.factor for image in images] == list(reduction.factors)
+    assert mean == sum(reduction.num_tokens) / len(features)
+
+
+@settings(max_examples=30, deadline=None)
+@given(feature_batches(), FACTORS, TAUS)
+def test_every_pooled_token_stays_in_the_range_of_its_image(features, factors, tau):
+    for image, tokens in zip(features, dfmr(features, tau, factors).pooled, strict=True):
+        slack = 1e-5 * float(image.abs().max())
+        assert float(tokens.min()) >= float(image.min()) - slack
+        assert float(tokens.max()) <= float(image.max()) + slack

@@ -1,0 +1,35 @@
+import tokenreduce
+
+
+def test_the_public_surface():
+    assert sorted(tokenreduce.__all__) == [
+        "AttachmentError",
+        "CalibrationError",
+        "FeatureError",
+        "GridError",
+        "ImagePlan",
+        "PlaceholderError",
+        "PolicyError",
+        "Reduction",
+        "ReductionHandle",
+        "ReductionPolicy",
+        "TokenReduceError",
+        "UnsupportedModelError",
+        "WireError",
+        "attach",
+        "calibrate",
+        "calibrate_tau",
+        "detach",
+        "dfmr",
+        "features_of",
+        "num_tokens",
+        "plan",
+        "sigma_per_factor",
+    ]
+    assert all(hasattr(tokenreduce, name) for name in tokenreduce.__all__)
+
+
+def test_every_error_is_also_a_builtin():
+    leaves = tokenreduce.TokenReduceError.__subclasses__()
+    assert len(leaves) == 8
+    assert all(issubclass(leaf, (ValueError, TypeError, RuntimeError)) for leaf in leaves)
