@@ -1,0 +1,41 @@
+"""Errors of stagetrain; each is also the builtin it resembles."""
+
+
+class StageTrainError(Exception):
+    """Base of everything stagetrain raises on bad input."""
+
+
+class ScheduleError(StageTrainError, ValueError):
+    """A stage or a schedule is not possible."""
+
+
+class UnknownSchemeError(StageTrainError, LookupError):
+    """No scheme has this name."""
+
+
+class PoolingUnsupportedError(StageTrainError, TypeError):
+    """Visual tokens of this model, or of this call, cannot be pooled inside the decoder."""
+
+
+class TemplateError(StageTrainError, ValueError):
+    """The chat template does not give text that can be trained on as it is served."""
+
+
+class SampleError(StageTrainError, ValueError):
+    """A sample has no answer, or one that does not fit."""
+
+
+class ImageUnreadableError(StageTrainError, ValueError):
+    """An image file is missing or cannot be decoded."""
+
+
+class ConfigError(StageTrainError, ValueError):
+    """A training setting is out of its range."""
+
+
+class CheckpointError(StageTrainError, ValueError):
+    """A checkpoint is damaged or belongs to another run."""
+
+
+class DivergedError(StageTrainError, ArithmeticError):
+    """The loss is no longer a finite number."""
