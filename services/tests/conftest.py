@@ -1,13 +1,20 @@
-from collections.abc import Callable
+import io
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from vlmpress.artifact import Artifact
 from vlmpress.artifact.v1 import artifact_pb2
+from vlmpress_services.server import Server, ServerConfig
 from vlmpress_services.store import LocalStore
 
 PRODUCER = ("vlmpress-services", "0.1.0")
+
+Serving = Callable[..., AbstractAsyncContextManager[grpc.aio.Channel]]
 
 
 @pytest.fixture
@@ -25,3 +32,74 @@ def add_log(store: LocalStore) -> Callable[..., Artifact]:
             return draft.commit(artifact_pb2.Log(source="test"), producer=PRODUCER)
 
     return add
+
+
+@pytest.fixture
+def serving(store: LocalStore) -> Serving:
+    """A channel to a server of the named services in this event loop."""
+
+    @asynccontextmanager
+    async def serve(*services: str, **options: Any) -> Any:
+        server = Server(ServerConfig(listen="127.0.0.1:0", store=store.root, services=services, **options))
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(server.address) as channel:
+                yield channel
+        finally:
+            await server.stop(0.2)
+
+    return serve
+
+
+@pytest.fixture
+def refusal() -> Callable[[Awaitable[Any]], Awaitable[tuple[grpc.StatusCode, str]]]:
+    """Status code and text of a call that must fail."""
+
+    async def ask(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        return caught.value.code(), caught.value.details() or ""
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def tiny_llava_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llava model of random weights with its processor, as `save_pretrained` leaves it."""
+    import torch
+
+    from vlmpress.data import Record, Turn
+    from vlmpress_services.pipeline.tiny_models import TinyShape, build_llava, build_processor, build_tower
+
+    torch.set_num_threads(1)
+    shape = TinyShape(image_px=32, hidden_size=32, language_intermediate_size=48, max_positions=256)
+    turns = (Turn("what color is the shape ?", "red"), Turn("is it a circle ?", "yes"), Turn("is it blue ?", "no"))
+    processor = build_processor([Record("1", None, turns)], shape)
+    model = build_llava(build_tower(shape, seed=0), processor, shape, num_layers=2, seed=0)
+    directory = tmp_path_factory.mktemp("tiny") / "llava"
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def add_model(store: LocalStore, tiny_llava_directory: Path) -> Callable[..., Artifact]:
+    """Commits the tiny Llava; `note` makes copies with digests of their own."""
+    import shutil
+
+    def add(note: str = "") -> Artifact:
+        with store.draft() as draft:
+            shutil.copytree(tiny_llava_directory, draft.path, dirs_exist_ok=True)
+            (draft.path / "note.txt").write_text(note)
+            return draft.commit(artifact_pb2.Model(model_type="llava"), producer=PRODUCER)
+
+    return add
+
+
+@pytest.fixture(scope="session")
+def png() -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,5 +1,7 @@
 """Errors of the services, and the one table that turns any error into a gRPC status code."""
 
+from abc import ABC
+
 import grpc
 
 from vlmpress.artifact import ArtifactError, ArtifactFaultError, ExtensionMissingError
@@ -7,6 +9,15 @@ from vlmpress.data import DataError
 
 PACKAGES = ("quantpack", "tokenreduce", "stagetrain", "verbdistill", "edgevlm")
 """Import names of the packages whose errors are meant for the caller."""
+
+
+class PackageError(Exception, ABC):
+    """Stands for any error class of one of the packages, none of which this module imports: for isinstance only."""
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        """True for exception classes defined in a package."""
+        return issubclass(other, Exception) and other.__module__.partition(".")[0] in PACKAGES
 
 
 class ServicesError(Exception):
@@ -82,12 +93,8 @@ _PACKAGE: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     """Status code and text for the client; INTERNAL and a constant text for what nobody raised on purpose."""
-    table = _PACKAGE if _is_package_error(error) else _OWN
+    table = _PACKAGE if isinstance(error, PackageError) else _OWN
     for kind, code in table:
         if isinstance(error, kind):
             return code, " ".join(str(error).split())
     return grpc.StatusCode.INTERNAL, INTERNAL_TEXT
-
-
-def _is_package_error(error: Exception) -> bool:
-    return type(error).__module__.partition(".")[0] in PACKAGES

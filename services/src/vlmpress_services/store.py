@@ -98,14 +98,19 @@ class LocalStore:
             NotFoundError: There is none.
             ArtifactFaultError: Its manifest is not the one that was committed.
         """
+        path = self.locate(ref)
+        artifact = read(path)
+        if artifact.digest != path.name:
+            raise ArtifactFaultError(f"{path}: expected a manifest of that digest, got {artifact.digest}")
+        return artifact
+
+    def locate(self, ref: str) -> Path:
+        """The folder behind a digest or tag, nothing in it read; errors as `resolve`."""
         digest = ref if _DIGEST.fullmatch(ref) else self._tag_digest(ref)
         path = self._artifacts / digest
         if not path.is_dir():
             raise NotFoundError(f"artifact {ref!r}: not in the store")
-        artifact = read(path)
-        if artifact.digest != digest:
-            raise ArtifactFaultError(f"artifact {digest}: its manifest has digest {artifact.digest}")
-        return artifact
+        return path
 
     def verify(self, ref: str) -> Artifact:
         """Resolves and checks every byte; errors as `resolve` and `vlmpress.artifact.verify`."""
@@ -140,16 +145,19 @@ class LocalStore:
         names = sorted(path.name for path in self._tags.iterdir() if _TAG.fullmatch(path.name))
         return {name: self._tag_digest(name) for name in names}
 
+    def digests(self) -> tuple[str, ...]:
+        """Digests of all artifacts, sorted, nothing of them read."""
+        if not self._artifacts.is_dir():
+            return ()
+        return tuple(sorted(path.name for path in self._artifacts.iterdir() if _DIGEST.fullmatch(path.name)))
+
     def list(self, kind: str | None = None) -> list[Artifact]:
         """All artifacts, or those of one kind, by digest.
 
         Raises:
             ArtifactFaultError: Names the first one whose manifest is damaged.
         """
-        if not self._artifacts.is_dir():
-            return []
-        digests = sorted(path.name for path in self._artifacts.iterdir() if _DIGEST.fullmatch(path.name))
-        found = [self.resolve(digest) for digest in digests]
+        found = [self.resolve(digest) for digest in self.digests()]
         return [artifact for artifact in found if kind is None or artifact.manifest.kind == kind]
 
     def _tag_digest(self, name: str) -> str:

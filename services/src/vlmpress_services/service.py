@@ -1,0 +1,41 @@
+"""What a server asks of each service it hosts."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import grpc
+
+from vlmpress_services.store import LocalStore
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Host:
+    """What a service gets from its server.
+
+    Attributes:
+        store: Where artifacts are found.
+        max_models: Models kept in memory at a time.
+    """
+
+    store: LocalStore
+    max_models: int = 8
+
+
+class Service(ABC):
+    """A servicer with a beginning and an end; its module's `build(host)` makes one."""
+
+    @abstractmethod
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds the servicer to a server."""
+
+    async def start(self) -> None:
+        """Starts background work; called once, before the server takes calls."""
+        return
+
+    async def drain(self) -> None:
+        """Ends streams that would otherwise stay open; called once, when the server begins to stop."""
+        return
+
+    async def close(self) -> None:
+        """Ends background work; called once, when no call runs any more."""
+        return

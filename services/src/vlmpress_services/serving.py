@@ -1,0 +1,70 @@
+"""A server process from its first line to its exit code."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from vlmpress_services.server import Server, ServerConfig
+
+GRACE_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+def claim_stdout() -> int:
+    """A private handle on standard output; from now on whatever a library prints goes to standard error."""
+    sys.stdout.flush()
+    handle = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return handle
+
+
+def serve(config: ServerConfig, *, exit_with_stdin: bool) -> None:
+    """Serves until SIGTERM, SIGINT or, if asked, the end of standard input; then drains for `GRACE_S`.
+
+    Prints one JSON line {"address", "services"} on standard output when the server answers.
+
+    Raises:
+        ListenError: The address cannot be listened on.
+    """
+    stdout = claim_stdout()
+    asyncio.run(_serve(config, stdout, exit_with_stdin))
+    if any(thread.is_alive() and not thread.daemon for thread in threading.enumerate()[1:]):
+        # A model is in the middle of a token or a load; the interpreter would wait for it.
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+async def _serve(config: ServerConfig, stdout: int, exit_with_stdin: bool) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    if exit_with_stdin:
+        call_at_stdin_end(lambda: loop.call_soon_threadsafe(stopping.set))
+    server = Server(config)
+    await server.start()
+    line = json.dumps({"address": server.address, "services": list(config.services)})
+    os.write(stdout, f"{line}\n".encode())
+    _log.info("serving %s on %s", ", ".join(config.services), server.address)
+    await stopping.wait()
+    _log.info("stopping")
+    await server.stop(GRACE_S)
+    _log.info("stopped")
+
+
+def call_at_stdin_end(callback: Callable[[], object]) -> None:
+    """Calls `callback` in a thread of its own once nobody holds the other end of standard input."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        callback()
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()
