@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from vlmpress.data.errors import DataError
 from vlmpress.data.records import Record, question_type
 
 
@@ -19,13 +20,19 @@ class QuestionPrior:
 
     @classmethod
     def fit(cls, records: Iterable[Record]) -> "QuestionPrior":
-        """Counts the answers of training records; ties go to the answer seen first."""
+        """Counts the answers of training records; ties go to the answer seen first.
+
+        Raises:
+            DataError: There is no record.
+        """
         by_question: dict[str, Counter[str]] = defaultdict(Counter)
         overall: Counter[str] = Counter()
         for record in records:
             for turn in record.turns:
                 by_question[turn.question.lower()][turn.answer.lower()] += 1
                 overall[turn.answer.lower()] += 1
+        if not overall:
+            raise DataError("expected at least one training record, got none")
         commonest = {question: counts.most_common(1)[0][0] for question, counts in by_question.items()}
         return cls(commonest, overall.most_common(1)[0][0])
 

@@ -21,7 +21,7 @@ class Record:
     """A conversation about an image.
 
     Attributes:
-        id: Unique in its file.
+        id: As the file says, else its place in the file counted from 0.
         image: Path of the image; None for a conversation without one.
         turns: Questions and answers in order, at least one.
         split: "train" or "test" where the file says so, else None.

@@ -28,5 +28,5 @@ def split_records(records: Sequence[Record], seed: int, test_share: float = 0.1)
     return train, test
 
 
-def _key(record: Record) -> str:
-    return str(record.image) if record.image is not None else f"record {record.id}"
+def _key(record: Record) -> tuple[bool, str]:
+    return (True, str(record.image)) if record.image is not None else (False, record.id)

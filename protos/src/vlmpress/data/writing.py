@@ -4,11 +4,16 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from vlmpress.data.errors import DataError
 from vlmpress.data.records import Record
 
 
 def write_records(file: Path, records: Iterable[Record], images: Path) -> None:
-    """Writes one LLaVA record a line, image paths relative to `images`."""
+    """Writes one LLaVA record a line, image paths relative to `images`.
+
+    Raises:
+        DataError: An image is not below `images`.
+    """
     with file.open("w", encoding="utf-8") as out:
         for record in records:
             out.write(json.dumps(_entry(record, images), ensure_ascii=False, sort_keys=True) + "\n")
@@ -22,6 +27,8 @@ def _entry(record: Record, images: Path) -> dict[str, object]:
         messages.append({"from": "gpt", "value": turn.answer})
     entry: dict[str, object] = {"id": record.id, "conversations": messages}
     if record.image is not None:
+        if not record.image.is_relative_to(images):
+            raise DataError(f"record {record.id}: image: expected a path below {images}, got {record.image}")
         entry["image"] = record.image.relative_to(images).as_posix()
     if record.split is not None:
         entry["split"] = record.split
