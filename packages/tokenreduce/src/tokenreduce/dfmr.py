@@ -87,7 +87,8 @@ def sigma_per_factor(
         sigmas = torch.stack(columns, dim=1)
         if normalize == "none":
             return sigmas * scale[:, None]
-        spread = x.flatten(1).std(dim=1, correction=0)[:, None]
+        centred = x - x.mean(dim=(1, 2, 3), keepdim=True)
+        spread = centred.square().mean(dim=(1, 2, 3)).sqrt()[:, None]
         return torch.where(spread > _CONSTANT_RATIO, sigmas / spread.clamp_min(_CONSTANT_RATIO), 0.0)
 
 
