@@ -1,1 +1,45 @@
 """INT4 quantization of vision-language models with lossless zstd packing (ECM)."""
+
+from quantpack.affine import QuantizedTensor, dequantize, quantize
+from quantpack.errors import (
+    CorruptPackError,
+    ModelMismatchError,
+    NotAPackError,
+    OutputExistsError,
+    QuantpackError,
+    SchemeError,
+    SourceError,
+    WeightError,
+)
+from quantpack.inspecting import inspect
+from quantpack.loading import load
+from quantpack.packing import pack
+from quantpack.report import PartReport
+from quantpack.scheme import Granularity, Scheme
+from quantpack.totals import QuantizedModel
+from quantpack.unpacking import read_tensors, unpack
+from quantpack.verifying import verify
+
+__all__ = [
+    "CorruptPackError",
+    "Granularity",
+    "ModelMismatchError",
+    "NotAPackError",
+    "OutputExistsError",
+    "PartReport",
+    "QuantizedModel",
+    "QuantizedTensor",
+    "QuantpackError",
+    "Scheme",
+    "SchemeError",
+    "SourceError",
+    "WeightError",
+    "dequantize",
+    "inspect",
+    "load",
+    "pack",
+    "quantize",
+    "read_tensors",
+    "unpack",
+    "verify",
+]

@@ -1,0 +1,190 @@
+"""The packed weights: one safetensors file of five uint8 tensors.
+
+Frames, scales and zeros of the quantized tensors, frames of the kept ones, each one after the other
+in the order of the index, and the index. A header entry for each tensor would cost more than a
+small tensor's scales.
+"""
+
+import math
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from quantpack.affine import QuantizedTensor, dequantize
+from quantpack.errors import CorruptPackError
+from quantpack.frames import compress_frames, decompress_frames
+from quantpack.grouping import group_grid, spread
+from quantpack.index import Entry, Index, decode_index, encode_index
+from quantpack.nibbles import codes_from_stored, pack_nibbles, packed_bytes, stored_codes, unpack_nibbles
+from quantpack.planes import join_planes, split_planes
+from quantpack.scheme import Scheme
+
+_INDEX = "quantpack.index"
+_CARRIERS = ("quantpack.codes", "quantpack.scales", "quantpack.zeros", "quantpack.kept")
+
+
+@dataclass(slots=True)
+class PackWriter:
+    """Collects tensors in compressed form; `write` makes the file."""
+
+    scheme: Scheme
+    _quantized: list[Entry] = field(default_factory=list)
+    _kept: list[Entry] = field(default_factory=list)
+    _aliases: dict[str, str] = field(default_factory=dict)
+    _carriers: dict[str, list[bytes]] = field(default_factory=lambda: {name: [] for name in _CARRIERS})
+
+    @property
+    def index(self) -> Index:
+        """What has been added so far."""
+        return Index(
+            scheme=self.scheme, quantized=tuple(self._quantized), kept=tuple(self._kept), aliases=dict(self._aliases)
+        )
+
+    def add_quantized(self, name: str, quantized: QuantizedTensor) -> None:
+        """Adds a tensor's codes, scales and zeros."""
+        frames = compress_frames(pack_nibbles(stored_codes(quantized)).numpy().data)
+        zeros = b"" if quantized.zeros is None else pack_nibbles(quantized.zeros).numpy().tobytes()
+        scales = quantized.scales.contiguous().view(torch.uint8).numpy().tobytes()
+        for carrier, piece in zip(_CARRIERS[:3], (b"".join(frames), scales, zeros), strict=True):
+            self._carriers[carrier].append(piece)
+        self._quantized.append(_entry(name, quantized.scales.dtype, quantized.shape, frames))
+
+    def add_kept(self, name: str, tensor: Tensor) -> None:
+        """Adds a tensor bit for bit."""
+        frames = compress_frames(split_planes(tensor).numpy().data)
+        self._carriers[_CARRIERS[3]].append(b"".join(frames))
+        self._kept.append(_entry(name, tensor.dtype, tuple(tensor.shape), frames))
+
+    def add_alias(self, name: str, target: str) -> None:
+        """Adds another name of a tensor that was added before."""
+        self._aliases[name] = target
+
+    def write(self, path: Path) -> None:
+        """Writes the safetensors file."""
+        tensors = {name: _as_tensor(b"".join(pieces)) for name, pieces in self._carriers.items()}
+        tensors[_INDEX] = _as_tensor(encode_index(self.index))
+        save_file(tensors, path, metadata={"format": "pt"})
+        # The library makes it readable for its owner only; a pack is an ordinary file.
+        path.chmod(0o644)
+
+
+class PackReader:
+    """Reads tensors of a packed file one by one; opening it reads and checks header and index only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file: Any = safe_open(path, framework="pt")
+            names = set(self._file.keys())
+        except (SafetensorError, OSError) as error:
+            raise CorruptPackError(f"{path}: expected a safetensors file, got {error}") from error
+        if names != {*_CARRIERS, _INDEX}:
+            raise CorruptPackError(f"{path}: expected the five tensors of a pack, got {sorted(names)!r:.200}")
+        sizes = {name: self._carrier_bytes(name) for name in names}
+        self.index = decode_index(self._file.get_tensor(_INDEX).numpy().tobytes(), str(path))
+        self._quantized = {entry.name: entry for entry in self.index.quantized}
+        self._kept = {entry.name: entry for entry in self.index.kept}
+        self._extents = self._lay_out(sizes)
+
+    @property
+    def names(self) -> list[str]:
+        """Every tensor under its original name, aliases included, sorted."""
+        return sorted({*self._quantized, *self._kept, *self.index.aliases})
+
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor in its source dtype, or a floating one in `dtype`; quantized weights are dequantized.
+
+        Raises:
+            CorruptPackError: Its bytes are not what the index says.
+        """
+        name = self.index.aliases.get(name, name)
+        if name in self._quantized:
+            return dequantize(self.quantized(name), dtype)
+        kept = self.kept(name)
+        return kept.to(dtype) if dtype is not None and kept.is_floating_point() else kept
+
+    def kept(self, name: str) -> Tensor:
+        """A tensor that is stored as it was.
+
+        Raises:
+            CorruptPackError: Its bytes are not what the index says.
+        """
+        entry = self._kept[name]
+        (frames,) = self._pieces(name)
+        content = self._decompress(entry, frames, entry.num_weights * entry.dtype.itemsize)
+        return join_planes(content, entry.dtype, entry.shape)
+
+    def quantized(self, name: str) -> QuantizedTensor:
+        """Codes, scales and zeros of a quantized tensor.
+
+        Raises:
+            CorruptPackError: Its bytes are not what the index says.
+        """
+        entry, scheme = self._quantized[name], self.index.scheme
+        frames, scale_bytes, zero_bytes = self._pieces(name)
+        num_rows, num_cols = entry.matrix
+        packed = self._decompress(entry, frames, packed_bytes(entry.num_weights))
+        stored = self._nibbles(name, packed, entry.num_weights).reshape(num_rows, num_cols)
+        grid = group_grid(num_rows, num_cols, scheme)
+        # Copied: a view of another dtype must start at a multiple of its size.
+        scales = scale_bytes.clone().view(entry.dtype).reshape(grid)
+        if not bool(torch.all(torch.isfinite(scales) & (scales > 0))):
+            raise CorruptPackError(f"{self._path}: tensor {name}: expected finite positive scales")
+        if scheme.symmetric:
+            codes = codes_from_stored(stored, None)
+            return QuantizedTensor(codes=codes, scales=scales, zeros=None, shape=entry.shape, scheme=scheme)
+        zeros = self._nibbles(name, zero_bytes, math.prod(grid)).reshape(grid)
+        codes = codes_from_stored(stored, spread(zeros, num_rows, num_cols, scheme))
+        return QuantizedTensor(codes=codes, scales=scales, zeros=zeros, shape=entry.shape, scheme=scheme)
+
+    def _carrier_bytes(self, name: str) -> int:
+        view = self._file.get_slice(name)
+        if view.get_dtype() != "U8" or len(view.get_shape()) != 1:
+            raise CorruptPackError(
+                f"{self._path}: {name}: expected one row of uint8, got {view.get_dtype()} {view.get_shape()}"
+            )
+        return int(view.get_shape()[0])
+
+    def _lay_out(self, sizes: dict[str, int]) -> dict[str, list[tuple[str, int, int]]]:
+        """(carrier, begin, end) of each stored tensor's bytes; every carrier must be used up exactly."""
+        rows = [entry.carrier_bytes(self.index.scheme) for entry in self.index.quantized]
+        columns = [(self.index.quantized, [row[number] for row in rows]) for number in range(3)]
+        columns.append((self.index.kept, [sum(entry.frame_bytes) for entry in self.index.kept]))
+        extents: dict[str, list[tuple[str, int, int]]] = {name: [] for name in (*self._quantized, *self._kept)}
+        for carrier, (entries, lengths) in zip(_CARRIERS, columns, strict=True):
+            ends = list(accumulate(lengths, initial=0))
+            if ends[-1] != sizes[carrier]:
+                raise CorruptPackError(
+                    f"{self._path}: {carrier}: index says {ends[-1]} bytes, file has {sizes[carrier]}"
+                )
+            for entry, begin, end in zip(entries, ends[:-1], ends[1:], strict=True):
+                extents[entry.name].append((carrier, begin, end))
+        return extents
+
+    def _pieces(self, name: str) -> list[Tensor]:
+        return [self._file.get_slice(carrier)[begin:end] for carrier, begin, end in self._extents[name]]
+
+    def _decompress(self, entry: Entry, frames: Tensor, num_bytes: int) -> Tensor:
+        where = f"{self._path}: tensor {entry.name}"
+        content = decompress_frames(frames.numpy().data, entry.frame_bytes, num_bytes, where)
+        return _as_tensor(content)
+
+    def _nibbles(self, name: str, packed: Tensor, count: int) -> Tensor:
+        if count % 2 and int(packed[-1]) >> 4:
+            raise CorruptPackError(f"{self._path}: tensor {name}: expected the last byte's unused half to be 0")
+        return unpack_nibbles(packed, count)
+
+
+def _entry(name: str, dtype: torch.dtype, shape: tuple[int, ...], frames: list[bytes]) -> Entry:
+    return Entry(name=name, dtype=dtype, shape=shape, frame_bytes=tuple(len(frame) for frame in frames))
+
+
+def _as_tensor(data: bytes | bytearray) -> Tensor:
+    # torch refuses to look at no bytes at all.
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)

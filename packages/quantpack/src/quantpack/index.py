@@ -1,0 +1,169 @@
+"""The index of a pack: what is stored and how, as compressed JSON inside the safetensors file.
+
+Only what nothing else tells is written down. Offsets are sums of sizes, so extents cannot overlap;
+the numbers of frames, scales and zeros follow from a tensor's shape and the scheme.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import torch
+import zstandard
+
+from quantpack.affine import SCALE_DTYPES
+from quantpack.errors import CorruptPackError, SchemeError
+from quantpack.frames import decompress_frame, num_frames
+from quantpack.grouping import group_grid
+from quantpack.nibbles import packed_bytes
+from quantpack.planes import DTYPE_NAMES, DTYPES
+from quantpack.scheme import Scheme, scheme_from_fields
+
+VERSION = 1
+# 100,000 tensors take about 10 MB.
+_MAX_INDEX_BYTES = 64 * 1024 * 1024
+_MAX_SIZE = 1 << 48
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One stored tensor: its name, source dtype and shape, and the compressed bytes of each frame."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    frame_bytes: tuple[int, ...]
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """The shape of a quantized tensor as [rows, columns]."""
+        return self.shape[0], math.prod(self.shape[1:])
+
+    @property
+    def num_weights(self) -> int:
+        """Elements of the tensor; of a quantized one, its codes."""
+        return math.prod(self.shape)
+
+    def num_groups(self, scheme: Scheme) -> int:
+        """Groups of a quantized tensor, each with a scale and, unless symmetric, a zero."""
+        return math.prod(group_grid(*self.matrix, scheme))
+
+    def carrier_bytes(self, scheme: Scheme) -> tuple[int, int, int]:
+        """Bytes of a quantized tensor's frames, scales and zeros in the pack."""
+        groups = self.num_groups(scheme)
+        zeros = 0 if scheme.symmetric else packed_bytes(groups)
+        return sum(self.frame_bytes), groups * self.dtype.itemsize, zeros
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Index:
+    """What a pack stores, in the order of its bytes.
+
+    Attributes:
+        scheme: How the quantized tensors were quantized.
+        quantized: Tensors stored as codes.
+        kept: Tensors stored as they were.
+        aliases: Names of tensors equal to one that is stored under another name.
+    """
+
+    scheme: Scheme
+    quantized: tuple[Entry, ...]
+    kept: tuple[Entry, ...]
+    aliases: Mapping[str, str]
+
+
+def encode_index(index: Index) -> bytes:
+    """The index as one zstd frame of compact JSON."""
+    fields = {
+        "version": VERSION,
+        "scheme": index.scheme.as_fields(),
+        "quantized": [_row(entry) for entry in index.quantized],
+        "kept": [_row(entry) for entry in index.kept],
+        "aliases": dict(index.aliases),
+    }
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+    return zstandard.ZstdCompressor(level=19, write_checksum=True, write_content_size=True).compress(text.encode())
+
+
+def decode_index(data: bytes, where: str) -> Index:
+    """Undoes `encode_index`; every field is checked.
+
+    Raises:
+        CorruptPackError: Names `where` and what is wrong.
+    """
+    try:
+        size = zstandard.get_frame_parameters(data).content_size
+        if size > _MAX_INDEX_BYTES:
+            raise CorruptPackError(f"{where}: expected an index of at most {_MAX_INDEX_BYTES} bytes, got {size}")
+        fields = json.loads(decompress_frame(data, size, where))
+        if fields["version"] != VERSION:
+            raise CorruptPackError(f"{where}: expected version {VERSION}, got {fields['version']!r:.40}")
+        index = Index(
+            scheme=scheme_from_fields(fields["scheme"], where),
+            quantized=tuple(_quantized_entry(row, where) for row in fields["quantized"]),
+            kept=tuple(_kept_entry(row, where) for row in fields["kept"]),
+            aliases=fields["aliases"],
+        )
+    except CorruptPackError:
+        raise
+    except (zstandard.ZstdError, SchemeError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptPackError(f"{where}: expected a pack's index, got {type(error).__name__}: {error}") from error
+    _check_names(index, where)
+    return index
+
+
+def _check_names(index: Index, where: str) -> None:
+    if not isinstance(index.aliases, dict):
+        raise CorruptPackError(f"{where}: expected aliases by name, got {type(index.aliases).__name__}")
+    stored = [entry.name for entry in (*index.quantized, *index.kept)]
+    names = {*stored, *index.aliases}
+    if len(names) != len(stored) + len(index.aliases):
+        raise CorruptPackError(f"{where}: expected every tensor once, quantized, kept or as an alias")
+    targets = set(stored)
+    for alias, target in index.aliases.items():
+        if not isinstance(target, str) or target not in targets:
+            raise CorruptPackError(f"{where}: alias {alias} names {target!r:.80}, which is not stored")
+
+
+def _row(entry: Entry) -> list[object]:
+    return [entry.name, DTYPE_NAMES[entry.dtype], list(entry.shape), list(entry.frame_bytes)]
+
+
+def _quantized_entry(row: object, where: str) -> Entry:
+    entry = _entry(row, where)
+    if entry.dtype not in SCALE_DTYPES or len(entry.shape) < 2 or not all(entry.shape):
+        raise CorruptPackError(
+            f"{where}: tensor {entry.name}: cannot be quantized as {entry.dtype} {list(entry.shape)}"
+        )
+    _check_frames(entry, packed_bytes(entry.num_weights), where)
+    return entry
+
+
+def _kept_entry(row: object, where: str) -> Entry:
+    entry = _entry(row, where)
+    _check_frames(entry, entry.num_weights * entry.dtype.itemsize, where)
+    return entry
+
+
+def _entry(row: object, where: str) -> Entry:
+    if not isinstance(row, list) or len(row) != 4:
+        raise CorruptPackError(f"{where}: expected name, dtype, shape and frames, got {row!r:.80}")
+    name, dtype, shape, frame_bytes = row
+    if not isinstance(name, str) or not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CorruptPackError(f"{where}: expected a name and a known dtype, got {name!r:.80}, {dtype!r:.40}")
+    if not _are_sizes(shape) or not _are_sizes(frame_bytes):
+        raise CorruptPackError(f"{where}: tensor {name}: expected a shape and frame sizes, got {row!r:.80}")
+    return Entry(name=name, dtype=DTYPES[dtype], shape=tuple(shape), frame_bytes=tuple(frame_bytes))
+
+
+def _check_frames(entry: Entry, num_bytes: int, where: str) -> None:
+    if len(entry.frame_bytes) != num_frames(num_bytes):
+        raise CorruptPackError(
+            f"{where}: tensor {entry.name}: {len(entry.frame_bytes)} frames do not fit shape {list(entry.shape)}"
+        )
+
+
+def _are_sizes(values: object) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value <= _MAX_SIZE for value in values)
