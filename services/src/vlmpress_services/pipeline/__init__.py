@@ -1,0 +1,1 @@
+"""The main job: from data to a packed edge model and a report."""

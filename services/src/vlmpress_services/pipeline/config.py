@@ -1,0 +1,165 @@
+"""Configuration of the main job: a YAML file read into frozen dataclasses."""
+
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from vlmpress.cli import UserError
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class DataConfig:
+    """Where questions and images come from.
+
+    Without `file` the project draws shapes and asks about them.
+    """
+
+    name: str = "shapes"
+    file: Path | None = None
+    images: Path | None = None
+    num_train_images: int = 3000
+    num_test_images: int = 500
+    max_eval_questions: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuses sizes nothing can be learned from."""
+        if min(self.num_train_images, self.num_test_images, self.max_eval_questions) < 1:
+            raise ValueError("expected at least one training image, test image and evaluation question")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class TowerStep:
+    """Pretraining of the vision tower."""
+
+    num_steps: int = 850
+    learning_rate: float = 2e-3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class TrainStep:
+    """One training run on Hugging Face `Trainer` through stagetrain."""
+
+    num_steps: int
+    learning_rate: float
+    scheme: str = "plain"
+    lr_schedule: Literal["cosine", "warmup_stable_decay", "constant"] = "cosine"
+    num_layers: int = 2
+    images_per_step: int = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class DistillStep:
+    """The three steps of VLsI."""
+
+    num_verbalization_steps: int = 100
+    num_interaction_steps: int = 400
+    num_sft_steps: int = 300
+    verbalization_learning_rate: float = 1e-3
+    interaction_learning_rate: float = 3e-3
+    sft_learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class ReductionStep:
+    """DFMR: what share of the visual tokens stays, and the training under the policy."""
+
+    token_share: float = 0.5
+    factors: tuple[int, ...] = (1, 2, 3)
+    num_calibration_images: int = 256
+    num_steps: int = 200
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class EdgeStep:
+    """The edge model: its compressor, fusion and two training stages."""
+
+    num_compressed_tokens: int = 16
+    fusion: Literal["none", "cross", "decoder", "combined"] = "combined"
+    num_steps: int = 400
+    connector_share: float = 0.25
+    learning_rate: float = 2e-3
+    full_learning_rate_scale: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class PackStep:
+    """How quantpack packs the edge model."""
+
+    granularity: Literal["tensor", "channel", "group"] = "group"
+    group_size: int = 128
+    symmetric: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class RunConfig:
+    """Everything a run depends on.
+
+    Attributes:
+        out: Folder of the report and the artifact store.
+        seed: Fixes data, weights and batches.
+        runner: "ray", "local", or "auto": Ray when it is installed.
+    """
+
+    out: Path = Path("build/demo")
+    seed: int = 0
+    runner: Literal["auto", "ray", "local"] = "auto"
+    data: DataConfig = field(default_factory=DataConfig)
+    tower: TowerStep = field(default_factory=TowerStep)
+    teacher: TrainStep = field(
+        default_factory=lambda: TrainStep(
+            num_layers=4,
+            num_steps=1300,
+            learning_rate=3e-3,
+            scheme="three_stage_deeper",
+            lr_schedule="warmup_stable_decay",
+        )
+    )
+    student_sft: TrainStep = field(default_factory=lambda: TrainStep(num_steps=700, learning_rate=3e-3))
+    distill: DistillStep = field(default_factory=DistillStep)
+    reduction: ReductionStep = field(default_factory=ReductionStep)
+    edge: EdgeStep = field(default_factory=EdgeStep)
+    pack: PackStep = field(default_factory=PackStep)
+
+
+_ADAPTER = TypeAdapter(RunConfig)
+
+
+def read_config(path: Path) -> RunConfig:
+    """Reads a YAML file; fields it leaves out keep their defaults, paths are relative to the current folder.
+
+    Raises:
+        UserError: Names the file, the field, what was expected and what came.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected a readable YAML file, got {error}") from error
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, place: str) -> RunConfig:
+    """As `read_config`, from text; `place` names it in errors."""
+    try:
+        fields: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{place}: expected YAML, got {error}") from error
+    try:
+        return _ADAPTER.validate_python(_merged(_ADAPTER.dump_python(RunConfig()), {} if fields is None else fields))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise UserError(f"{place}: {where}: {first['msg']}, got {first['input']!r}") from error
+
+
+def _merged(base: Any, given: Any) -> Any:
+    """`given` over `base`, mapping by mapping; what does not fit is left for the check to name."""
+    if not isinstance(base, dict) or not isinstance(given, dict):
+        return given
+    return {**base, **{name: _merged(base.get(name), value) for name, value in given.items()}}

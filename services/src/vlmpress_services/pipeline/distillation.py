@@ -1,0 +1,127 @@
+"""The distillation step: VLsI from the teacher into a fresh student, in whatever process a runner gives it."""
+
+import json
+import shutil
+from pathlib import Path
+
+from transformers import LlavaForConditionalGeneration
+
+from stagetrain import ConversationCollator, ImageGroups, StepBatches
+from verbdistill import DistillConfig, distill
+from verbdistill.wire import DistillationSpec, distillation_to_proto
+from vlmpress.artifact import Artifact, read
+from vlmpress_services.pipeline.config import DistillStep, TrainStep
+from vlmpress_services.pipeline.datasets import read_dataset
+from vlmpress_services.pipeline.runners import OnProgress, Runner
+from vlmpress_services.pipeline.stepping import Outcome, Work
+from vlmpress_services.pipeline.training import SHAPE, fresh_llava
+
+MATCHES = "matches.json"
+IMAGES_PER_STEP = 16
+
+
+def distil_student(
+    teacher: str,
+    tower: str,
+    dataset: str,
+    out: str,
+    scratch: str,
+    num_layers: int,
+    config: DistillConfig,
+    *,
+    on_progress: OnProgress,
+) -> DistillationSpec:
+    """Distils into a student made as the plain one is; gives what the student came from.
+
+    Args:
+        teacher: Directory of the teacher.
+        tower: Directory of the vision tower's artifact.
+        dataset: Directory of the dataset's artifact.
+        out: Empty folder for the student, its processor and the matched layers.
+        scratch: Folder for the checkpoints.
+        num_layers: Decoder layers of the student.
+        config: Steps, rates and seed.
+        on_progress: Called with (step, steps, note).
+    """
+    student, processor = fresh_llava(read(Path(tower)), num_layers, config.seed)
+    batches = StepBatches(
+        ImageGroups(read_dataset(Path(dataset)).train),
+        ConversationCollator(processor, SHAPE.num_visual_tokens, seed=config.seed),
+        IMAGES_PER_STEP,
+        config.num_steps,
+        config.seed,
+    )
+    starts = {
+        "verbalization": 0,
+        "interaction": config.num_verbalization_steps,
+        "sft": config.num_verbalization_steps + config.num_interaction_steps,
+    }
+    result = distill(
+        LlavaForConditionalGeneration.from_pretrained(teacher),
+        student,
+        batches.__getitem__,
+        config,
+        checkpoint_dir=Path(scratch) / "phases",
+        on_progress=lambda phase, done, _, loss: on_progress(
+            starts[phase] + done, config.num_steps, f"{phase} loss {loss:.3f}"
+        ),
+    )
+    student.save_pretrained(out)
+    processor.save_pretrained(out)
+    matches = {"first": result.first_counts, "last": result.last_counts}
+    (Path(out) / MATCHES).write_text(json.dumps(matches, indent=2) + "\n", encoding="utf-8")
+    (Path(out) / "losses.json").write_text(json.dumps(result.losses) + "\n", encoding="utf-8")
+    return DistillationSpec(
+        student_layers=result.student_targets,
+        teacher_layers=result.teacher_targets,
+        num_verbalization_steps=config.num_verbalization_steps,
+        num_interaction_steps=config.num_interaction_steps,
+        num_sft_steps=config.num_sft_steps,
+        temperature_scale=config.temperature_scale,
+    )
+
+
+def read_matches(artifact: Artifact) -> dict[str, list[list[int]]]:
+    """Matched-layer counts of a distilled student's artifact."""
+    matches: dict[str, list[list[int]]] = json.loads((artifact.path / MATCHES).read_text(encoding="utf-8"))
+    return matches
+
+
+def make_distilled(
+    teacher: Artifact,
+    tower: Artifact,
+    dataset: Artifact,
+    student: TrainStep,
+    config: DistillStep,
+    seed: int,
+    runner: Runner,
+    work: Work,
+) -> Outcome:
+    """Distils where the runner says, then takes over what it left."""
+    settings = DistillConfig(
+        num_verbalization_steps=config.num_verbalization_steps,
+        num_interaction_steps=config.num_interaction_steps,
+        num_sft_steps=config.num_sft_steps,
+        verbalization_lr=config.verbalization_learning_rate,
+        interaction_lr=config.interaction_learning_rate,
+        sft_lr=config.sft_learning_rate,
+        lora_rank=None,  # a student from scratch has nothing for an adapter to adapt
+        seed=seed,
+    )
+    made = work.scratch / "student"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    spec: DistillationSpec = runner.call(
+        distil_student,
+        str(teacher.path),
+        str(tower.path),
+        str(dataset.path),
+        str(made),
+        str(work.scratch),
+        student.num_layers,
+        settings,
+        on_progress=work.progress.update,
+    )
+    for path in sorted(made.iterdir()):
+        shutil.move(path, work.path / path.name)
+    return Outcome(distillation_to_proto(spec), {})

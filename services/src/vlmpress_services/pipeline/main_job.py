@@ -1,0 +1,179 @@
+"""The steps of the main job, in order, each an artifact with its parents."""
+
+import shutil
+import sys
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from quantpack import Scheme
+from quantpack import pack as pack_model
+from vlmpress.artifact import Artifact, digest_file, read
+from vlmpress.artifact.v1 import artifact_pb2
+from vlmpress_services.launch import served
+from vlmpress_services.pipeline import training
+from vlmpress_services.pipeline.config import PackStep, RunConfig
+from vlmpress_services.pipeline.datasets import make_dataset
+from vlmpress_services.pipeline.distillation import make_distilled, read_matches
+from vlmpress_services.pipeline.evaluation import evaluate
+from vlmpress_services.pipeline.reporting import RunFacts, Variant, report_fields, write_report
+from vlmpress_services.pipeline.runners import Runner, open_runner
+from vlmpress_services.pipeline.stepping import Outcome, Stepper, Work
+
+DISTRIBUTIONS = ("contracts", "quantpack", "tokenreduce", "stagetrain", "verbdistill", "edgevlm", "services")
+REPORT_FILES = ("report.json", "report.md", "report.html")
+
+
+def run(config: RunConfig, command: str, only: str | None = None) -> dict[str, Any] | None:
+    """Runs the main job; gives the report's fields, or None when it ended early with `only`.
+
+    Args:
+        config: Everything the result depends on.
+        command: What the user typed, for the report.
+        only: Name of the step to end with, for example "teacher".
+    """
+    # One thread is as fast at this size, and sums in a fixed order give the same weights everywhere.
+    torch.set_num_threads(1)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    stepper = Stepper(config.out, config.seed, _versions())
+    with open_runner(config.runner) as runner:
+        models, dataset = _make_models(config, stepper, runner, only)
+        if only is not None:
+            return None
+        with served(stepper.store.root) as address:
+            variants = [
+                Variant(name, model, _evaluate(name, model, dataset, address, stepper, runner))
+                for name, model in models.items()
+            ]
+        return _report(config, command, stepper, runner, dataset, variants)
+
+
+def _make_models(
+    config: RunConfig, stepper: Stepper, runner: Runner, only: str | None
+) -> tuple[dict[str, Artifact], Artifact]:
+    """Every variant's model by name, and the dataset; ends after the step `only`."""
+    seed, models = config.seed, dict[str, Artifact]()
+    dataset = stepper.run("dataset", _data_key(config), (), partial(make_dataset, config.data, seed))
+    data = ("dataset", dataset)
+    tower = stepper.run(
+        "tower", asdict(config.tower), [data], partial(training.make_tower, dataset, config.tower, seed)
+    )
+
+    def fresh(name: str, step: Any) -> Artifact:
+        make = partial(training.make_llava, tower, dataset, step, seed)
+        return stepper.run(name, asdict(step), [("tower", tower), data], make)
+
+    models["teacher"] = teacher = fresh("teacher", config.teacher)
+    if only == "teacher":
+        return models, dataset
+    models["student_sft"] = fresh("student_sft", config.student_sft)
+    distilled = stepper.run(
+        "student_distilled",
+        [asdict(config.distill), config.student_sft.num_layers],
+        [("teacher", teacher), ("tower", tower), data],
+        partial(make_distilled, teacher, tower, dataset, config.student_sft, config.distill, seed, runner),
+    )
+    models["student_distilled"] = distilled
+    base = ("student", distilled)
+    reduction = config.reduction
+    policy = stepper.run(
+        "reduction_policy",
+        [reduction.token_share, reduction.factors, reduction.num_calibration_images],
+        [base, data],
+        partial(training.make_policy, distilled, dataset, reduction),
+    )
+    models["student_reduced"] = stepper.run(
+        "student_reduced",
+        asdict(reduction),
+        [base, ("policy", policy), data],
+        partial(training.make_reduced, distilled, dataset, policy, reduction, seed),
+    )
+    models["edge"] = edge = stepper.run(
+        "edge", asdict(config.edge), [base, data], partial(training.make_edge, distilled, dataset, config.edge, seed)
+    )
+    models["edge_packed"] = stepper.run(
+        "edge_packed", asdict(config.pack), [("model", edge)], partial(_make_packed, edge, config.pack)
+    )
+    return models, dataset
+
+
+def _make_packed(edge: Artifact, config: PackStep, work: Work) -> Outcome:
+    """Packs the edge model and takes over the pack's files and specification."""
+    scheme = Scheme(
+        granularity=config.granularity, group_size=config.group_size, symmetric=config.symmetric
+    )
+    made = work.scratch / "pack"
+    shutil.rmtree(made, ignore_errors=True)
+    pack = pack_model(edge.path, made, scheme)
+    for file in pack.manifest.files:
+        (work.path / file.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(made / file.path, work.path / file.path)
+    return Outcome(pack.manifest.quantized_model, dict(pack.manifest.metrics))
+
+
+def _evaluate(
+    name: str, model: Artifact, dataset: Artifact, address: str, stepper: Stepper, runner: Runner
+) -> Artifact:
+    parents = [("model", model), ("dataset", dataset)]
+    return stepper.run(f"evaluation-{name}", {}, parents, partial(evaluate, model, dataset, address, runner))
+
+
+def _report(
+    config: RunConfig, command: str, stepper: Stepper, runner: Runner, dataset: Artifact, variants: list[Variant]
+) -> dict[str, Any]:
+    """Writes the report into the output folder and keeps it as an artifact."""
+    facts = RunFacts(config.seed, command, _versions(third_party=True), runner.name, stepper.records)
+    fields = report_fields(dataset, variants, facts)
+    distilled = next(variant.model for variant in variants if variant.name == "student_distilled")
+    with stepper.store.draft() as draft:
+        write_report(draft.path, fields, dataset, variants, read_matches(distilled))
+        artifact = draft.commit(
+            artifact_pb2.Report(title=f"vlmpress run on {fields['data']['name']}"),
+            producer=("vlmpress-services", version("vlmpress-services")),
+            parents=[(f"evaluation of {variant.name}", variant.evaluation.digest) for variant in variants],
+        )
+    stepper.store.tag("report", artifact.digest)
+    for name in REPORT_FILES:
+        temporary = config.out / f".{name}.tmp"
+        shutil.copyfile(artifact.path / name, temporary)
+        temporary.replace(config.out / name)
+    return fields
+
+
+def _data_key(config: RunConfig) -> dict[str, Any]:
+    """The data step's configuration; a file counts by its content, its images by name, size and time."""
+    key = asdict(config.data)
+    if config.data.file is not None:
+        key["sha256"] = digest_file(config.data.file)
+        folder = config.data.images or config.data.file.parent
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        key["images"] = [
+            [str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files
+        ]
+    return key
+
+
+def _versions(third_party: bool = False) -> dict[str, str]:
+    names = [f"vlmpress-{name}" for name in DISTRIBUTIONS]
+    found = {name: version(name) for name in names}
+    if third_party:
+        found |= {name: version(name) for name in ("torch", "transformers")}
+        found["python"] = ".".join(str(part) for part in sys.version_info[:3])
+    return found
+
+
+def store_path(config: RunConfig) -> Path:
+    """Where the run's artifacts lie."""
+    return config.out / "store"
+
+
+def model_directory(config: RunConfig, name: str) -> Path:
+    """Directory of a step's artifact of a finished run."""
+    digest = (store_path(config) / "tags" / name).read_text(encoding="ascii").strip()
+    return read(store_path(config) / "artifacts" / digest).path

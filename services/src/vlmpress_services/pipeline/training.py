@@ -1,0 +1,197 @@
+"""The steps that train: vision tower, teacher, plain student, student under DFMR, edge model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoProcessor, CLIPVisionModel, LlavaForConditionalGeneration
+
+from edgevlm import build_from_llava
+from stagetrain import ConversationCollator, ImageGroups, Schedule, TrainConfig, edge_schedule, named_schedule, train
+from tokenreduce import attach, calibrate, detach, features_of
+from tokenreduce.wire import policy_from_proto, policy_to_proto
+from vlmpress.artifact import Artifact, write_policy
+from vlmpress.artifact.v1 import artifact_pb2
+from vlmpress.data import Record
+from vlmpress.edgevlm.v1 import edgevlm_pb2
+from vlmpress_services.pipeline.config import EdgeStep, ReductionStep, TowerStep, TrainStep
+from vlmpress_services.pipeline.datasets import open_dataset
+from vlmpress_services.pipeline.stepping import Outcome, Work
+from vlmpress_services.pipeline.tiny_models import TinyShape, build_llava, build_processor, build_tower
+from vlmpress_services.pipeline.tower import TowerConfig, attribute_task, pretrain_tower
+
+SHAPE = TinyShape()
+WARMUP_STEPS = 50
+SAVE_EVERY_STEPS = 200
+VISION = "model.vision_tower."
+
+
+def make_tower(dataset: Artifact, config: TowerStep, seed: int, work: Work) -> Outcome:
+    """Pretrains the vision tower; the directory holds it and the processor of all later models."""
+    records = open_dataset(dataset).train
+    processor = build_processor(records, SHAPE)
+    tower = build_tower(SHAPE, seed)
+    cache: dict[Path, torch.Tensor] = {}
+
+    def pixels(paths: Sequence[Path]) -> torch.Tensor:
+        for path in paths:
+            if path not in cache:
+                cache[path] = _pixel_values(processor, path)
+        return torch.stack([cache[path] for path in paths])
+
+    settings = TowerConfig(num_steps=config.num_steps, learning_rate=config.learning_rate)
+    losses = pretrain_tower(tower, attribute_task(records), pixels, settings, seed, work.progress.update)
+    _save(tower, processor, work.path)
+    return Outcome(_model_spec(tower), {"final_loss_nats": _tail_mean(losses)})
+
+
+def fresh_llava(tower: Artifact, num_layers: int, seed: int) -> tuple[LlavaForConditionalGeneration, Any]:
+    """A Llava model with the trained tower, frozen, and everything else fresh; with its processor."""
+    processor = AutoProcessor.from_pretrained(tower.path)
+    model = build_llava(CLIPVisionModel.from_pretrained(tower.path), processor, SHAPE, num_layers, seed)
+    return freeze_tower(model), processor
+
+
+def freeze_tower(model: Any) -> Any:
+    """The model, its vision tower without gradients."""
+    for name, parameter in model.named_parameters():
+        if name.startswith(VISION):
+            parameter.requires_grad_(False)
+    return model
+
+
+def make_llava(tower: Artifact, dataset: Artifact, config: TrainStep, seed: int, work: Work) -> Outcome:
+    """Trains a fresh Llava model under a scheme of stagetrain."""
+    model, processor = fresh_llava(tower, config.num_layers, seed)
+    schedule = named_schedule(config.scheme, config.num_layers)
+    settings = TrainConfig(
+        num_steps=config.num_steps,
+        learning_rate=config.learning_rate,
+        lr_schedule=config.lr_schedule,
+        images_per_step=config.images_per_step,
+        warmup_steps=WARMUP_STEPS,
+        seed=seed,
+        save_every_steps=SAVE_EVERY_STEPS,
+    )
+    losses = _train(model, processor, SHAPE.num_visual_tokens, open_dataset(dataset).train, schedule, settings, work)
+    _save(model, processor, work.path)
+    return Outcome(_model_spec(model), {"final_loss_nats": _tail_mean(losses)})
+
+
+def make_reduced(
+    student: Artifact, dataset: Artifact, policy: Artifact, config: ReductionStep, seed: int, work: Work
+) -> Outcome:
+    """Trains the distilled student under the policy it will be served with, and puts the policy beside its weights."""
+    model, processor = open_llava(student)
+    proto = policy.manifest.reduction_policy
+    attach(model, policy_from_proto(proto))
+    settings = TrainConfig(
+        num_steps=config.num_steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=WARMUP_STEPS,
+        seed=seed,
+        save_every_steps=SAVE_EVERY_STEPS,
+    )
+    schedule = named_schedule("plain", model.config.get_text_config().num_hidden_layers)
+    losses = _train(model, processor, SHAPE.num_visual_tokens, open_dataset(dataset).train, schedule, settings, work)
+    detach(model)
+    _save(model, processor, work.path)
+    write_policy(work.path, proto)
+    return Outcome(_model_spec(model), {"final_loss_nats": _tail_mean(losses)})
+
+
+def make_policy(student: Artifact, dataset: Artifact, config: ReductionStep, work: Work) -> Outcome:
+    """Calibrates tau on training images so that the wanted share of visual tokens stays, on average."""
+    model, processor = open_llava(student)
+    records = open_dataset(dataset).train
+    paths = list(dict.fromkeys(record.image for record in records if record.image is not None))
+    paths = paths[: config.num_calibration_images]
+    batches = []
+    with torch.no_grad():
+        for start in range(0, len(paths), 32):
+            pixels = torch.stack([_pixel_values(processor, path) for path in paths[start : start + 32]])
+            batches.append(features_of(model, pixels))
+            work.progress.update(start, len(paths))
+    policy = calibrate(batches, config.token_share * SHAPE.num_visual_tokens, factors=config.factors)
+    proto = policy_to_proto(policy)
+    write_policy(work.path, proto)
+    return Outcome(proto, {"calibrated_mean_tokens": policy.calibrated_mean_tokens, "num_images": float(len(paths))})
+
+
+def make_edge(student: Artifact, dataset: Artifact, config: EdgeStep, seed: int, work: Work) -> Outcome:
+    """Builds the edge model from the student's tower, projector and LLM, trains it in stages, saves it in bfloat16."""
+    llava, llava_processor = open_llava(student)
+    model, processor = build_from_llava(
+        llava, llava_processor, num_compressed_tokens=config.num_compressed_tokens, fusion=config.fusion, seed=seed
+    )
+    freeze_tower(model)
+    connectors = ("model.multi_modal_projector.", "model.compressor.", "model.fusion.")
+    schedule = edge_schedule(connectors, config.connector_share, (1.0, config.full_learning_rate_scale))
+    settings = TrainConfig(
+        num_steps=config.num_steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=WARMUP_STEPS,
+        seed=seed,
+        save_every_steps=SAVE_EVERY_STEPS,
+    )
+    losses = _train(
+        model, processor, config.num_compressed_tokens, open_dataset(dataset).train, schedule, settings, work
+    )
+    _save(model.bfloat16(), processor, work.path)
+    return Outcome(_edge_spec(model.config), {"final_loss_nats": _tail_mean(losses)})
+
+
+def open_llava(artifact: Artifact) -> tuple[LlavaForConditionalGeneration, Any]:
+    """A Llava artifact's model, its tower frozen, and processor."""
+    model = LlavaForConditionalGeneration.from_pretrained(artifact.path)
+    return freeze_tower(model), AutoProcessor.from_pretrained(artifact.path)
+
+
+def _train(
+    model: Any,
+    processor: Any,
+    num_image_tokens: int,
+    records: Sequence[Record],
+    schedule: Schedule,
+    config: TrainConfig,
+    work: Work,
+) -> Sequence[float]:
+    collator = ConversationCollator(processor, num_image_tokens, seed=config.seed)
+    samples = ImageGroups(records)
+    result = train(
+        model, samples, collator, schedule, config, checkpoint_dir=work.scratch, on_progress=work.progress.update
+    )
+    return result.losses
+
+
+def _pixel_values(processor: Any, path: Path) -> torch.Tensor:
+    with Image.open(path) as image:
+        return processor.image_processor(image.convert("RGB"), return_tensors="pt").pixel_values[0]
+
+
+def _save(model: Any, processor: Any, folder: Path) -> None:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _model_spec(model: Any) -> artifact_pb2.Model:
+    num_params = sum(parameter.numel() for parameter in model.parameters())
+    return artifact_pb2.Model(model_type=model.config.model_type, num_params=num_params)
+
+
+def _edge_spec(config: Any) -> edgevlm_pb2.EdgeModel:
+    return edgevlm_pb2.EdgeModel(
+        vision_encoder=config.vision_encoder,
+        compressor=config.compressor,
+        fusion=config.fusion,
+        num_visual_tokens=config.num_visual_tokens,
+        num_compressed_tokens=config.num_compressed_tokens,
+    )
+
+
+def _tail_mean(losses: Sequence[float]) -> float:
+    """Mean of the last tenth: one batch's loss says little."""
+    tail = losses[-max(1, len(losses) // 10) :]
+    return sum(tail) / len(tail)

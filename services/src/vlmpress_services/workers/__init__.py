@@ -1,0 +1,1 @@
+"""Ray workers: the only place that imports ray."""
