@@ -37,7 +37,7 @@ class DataConfig:
 class TowerStep:
     """Pretraining of the vision tower."""
 
-    num_steps: int = 850
+    num_steps: int = 1500
     learning_rate: float = 2e-3
 
 
@@ -115,7 +115,7 @@ class RunConfig:
     teacher: TrainStep = field(
         default_factory=lambda: TrainStep(
             num_layers=4,
-            num_steps=1300,
+            num_steps=1500,
             learning_rate=3e-3,
             scheme="three_stage_deeper",
             lr_schedule="warmup_stable_decay",

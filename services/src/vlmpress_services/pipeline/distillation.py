@@ -14,9 +14,9 @@ from vlmpress_services.pipeline.config import DistillStep, TrainStep
 from vlmpress_services.pipeline.datasets import read_dataset
 from vlmpress_services.pipeline.runners import OnProgress, Runner
 from vlmpress_services.pipeline.stepping import Outcome, Work
-from vlmpress_services.pipeline.training import SHAPE, fresh_llava
+from vlmpress_services.pipeline.training import SHAPE, fresh_llava, model_spec
 
-MATCHES = "matches.json"
+MATCHES, LOSSES, STUDENT = "matches.json", "losses.json", "student"
 IMAGES_PER_STEP = 16
 
 
@@ -37,7 +37,7 @@ def distil_student(
         teacher: Directory of the teacher.
         tower: Directory of the vision tower's artifact.
         dataset: Directory of the dataset's artifact.
-        out: Empty folder for the student, its processor and the matched layers.
+        out: Empty folder for the student with its processor, the matched layers and the losses.
         scratch: Folder for the checkpoints.
         num_layers: Decoder layers of the student.
         config: Steps, rates and seed.
@@ -66,11 +66,11 @@ def distil_student(
             starts[phase] + done, config.num_steps, f"{phase} loss {loss:.3f}"
         ),
     )
-    student.save_pretrained(out)
-    processor.save_pretrained(out)
+    student.save_pretrained(Path(out) / STUDENT)
+    processor.save_pretrained(Path(out) / STUDENT)
     matches = {"first": result.first_counts, "last": result.last_counts}
     (Path(out) / MATCHES).write_text(json.dumps(matches, indent=2) + "\n", encoding="utf-8")
-    (Path(out) / "losses.json").write_text(json.dumps(result.losses) + "\n", encoding="utf-8")
+    (Path(out) / LOSSES).write_text(json.dumps(result.losses) + "\n", encoding="utf-8")
     return DistillationSpec(
         student_layers=result.student_targets,
         teacher_layers=result.teacher_targets,
@@ -82,12 +82,12 @@ def distil_student(
 
 
 def read_matches(artifact: Artifact) -> dict[str, list[list[int]]]:
-    """Matched-layer counts of a distilled student's artifact."""
+    """Matched-layer counts of a distillation artifact."""
     matches: dict[str, list[list[int]]] = json.loads((artifact.path / MATCHES).read_text(encoding="utf-8"))
     return matches
 
 
-def make_distilled(
+def make_distillation(
     teacher: Artifact,
     tower: Artifact,
     dataset: Artifact,
@@ -108,7 +108,7 @@ def make_distilled(
         lora_rank=None,  # a student from scratch has nothing for an adapter to adapt
         seed=seed,
     )
-    made = work.scratch / "student"
+    made = work.scratch / "result"
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir()
     spec: DistillationSpec = runner.call(
@@ -125,3 +125,10 @@ def make_distilled(
     for path in sorted(made.iterdir()):
         shutil.move(path, work.path / path.name)
     return Outcome(distillation_to_proto(spec), {})
+
+
+def export_student(distillation: Artifact, work: Work) -> Outcome:
+    """The distilled student as a model of its own, without anything that training alone needed."""
+    shutil.copytree(distillation.path / STUDENT, work.path, dirs_exist_ok=True)
+    student = LlavaForConditionalGeneration.from_pretrained(work.path)
+    return Outcome(model_spec(student), {})

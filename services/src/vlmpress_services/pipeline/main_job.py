@@ -19,7 +19,7 @@ from vlmpress_services.launch import served
 from vlmpress_services.pipeline import training
 from vlmpress_services.pipeline.config import PackStep, RunConfig
 from vlmpress_services.pipeline.datasets import make_dataset
-from vlmpress_services.pipeline.distillation import make_distilled, read_matches
+from vlmpress_services.pipeline.distillation import export_student, make_distillation, read_matches
 from vlmpress_services.pipeline.evaluation import evaluate
 from vlmpress_services.pipeline.reporting import RunFacts, Variant, report_fields, write_report
 from vlmpress_services.pipeline.runners import Runner, open_runner
@@ -46,7 +46,7 @@ def run(config: RunConfig, command: str, only: str | None = None) -> dict[str, A
         models, dataset = _make_models(config, stepper, runner, only)
         if only is not None:
             return None
-        with served(stepper.store.root) as address:
+        with served(stepper.store.root, "artifact,evaluation,edgevlm") as address:
             variants = [
                 Variant(name, model, _evaluate(name, model, dataset, address, stepper, runner))
                 for name, model in models.items()
@@ -73,11 +73,14 @@ def _make_models(
     if only == "teacher":
         return models, dataset
     models["student_sft"] = fresh("student_sft", config.student_sft)
-    distilled = stepper.run(
-        "student_distilled",
+    distillation = stepper.run(
+        "distillation",
         [asdict(config.distill), config.student_sft.num_layers],
         [("teacher", teacher), ("tower", tower), data],
-        partial(make_distilled, teacher, tower, dataset, config.student_sft, config.distill, seed, runner),
+        partial(make_distillation, teacher, tower, dataset, config.student_sft, config.distill, seed, runner),
+    )
+    distilled = stepper.run(
+        "student_distilled", {}, [("distillation", distillation)], partial(export_student, distillation)
     )
     models["student_distilled"] = distilled
     base = ("student", distilled)
@@ -105,9 +108,7 @@ def _make_models(
 
 def _make_packed(edge: Artifact, config: PackStep, work: Work) -> Outcome:
     """Packs the edge model and takes over the pack's files and specification."""
-    scheme = Scheme(
-        granularity=config.granularity, group_size=config.group_size, symmetric=config.symmetric
-    )
+    scheme = Scheme(granularity=config.granularity, group_size=config.group_size, symmetric=config.symmetric)
     made = work.scratch / "pack"
     shutil.rmtree(made, ignore_errors=True)
     pack = pack_model(edge.path, made, scheme)
@@ -130,9 +131,8 @@ def _report(
     """Writes the report into the output folder and keeps it as an artifact."""
     facts = RunFacts(config.seed, command, _versions(third_party=True), runner.name, stepper.records)
     fields = report_fields(dataset, variants, facts)
-    distilled = next(variant.model for variant in variants if variant.name == "student_distilled")
     with stepper.store.draft() as draft:
-        write_report(draft.path, fields, dataset, variants, read_matches(distilled))
+        write_report(draft.path, fields, dataset, variants, read_matches(stepper.store.resolve("distillation")))
         artifact = draft.commit(
             artifact_pb2.Report(title=f"vlmpress run on {fields['data']['name']}"),
             producer=("vlmpress-services", version("vlmpress-services")),

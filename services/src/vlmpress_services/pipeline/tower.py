@@ -25,7 +25,7 @@ MIN_IMAGE_SHARE = 0.01
 class TowerConfig:
     """How the tower is pretrained."""
 
-    num_steps: int = 850
+    num_steps: int = 1500
     images_per_step: int = 32
     learning_rate: float = 2e-3
     warmup_steps: int = 50

@@ -44,7 +44,7 @@ def make_tower(dataset: Artifact, config: TowerStep, seed: int, work: Work) -> O
     settings = TowerConfig(num_steps=config.num_steps, learning_rate=config.learning_rate)
     losses = pretrain_tower(tower, attribute_task(records), pixels, settings, seed, work.progress.update)
     _save(tower, processor, work.path)
-    return Outcome(_model_spec(tower), {"final_loss_nats": _tail_mean(losses)})
+    return Outcome(model_spec(tower), {"final_loss_nats": _tail_mean(losses)})
 
 
 def fresh_llava(tower: Artifact, num_layers: int, seed: int) -> tuple[LlavaForConditionalGeneration, Any]:
@@ -77,7 +77,7 @@ def make_llava(tower: Artifact, dataset: Artifact, config: TrainStep, seed: int,
     )
     losses = _train(model, processor, SHAPE.num_visual_tokens, open_dataset(dataset).train, schedule, settings, work)
     _save(model, processor, work.path)
-    return Outcome(_model_spec(model), {"final_loss_nats": _tail_mean(losses)})
+    return Outcome(model_spec(model), {"final_loss_nats": _tail_mean(losses)})
 
 
 def make_reduced(
@@ -99,7 +99,7 @@ def make_reduced(
     detach(model)
     _save(model, processor, work.path)
     write_policy(work.path, proto)
-    return Outcome(_model_spec(model), {"final_loss_nats": _tail_mean(losses)})
+    return Outcome(model_spec(model), {"final_loss_nats": _tail_mean(losses)})
 
 
 def make_policy(student: Artifact, dataset: Artifact, config: ReductionStep, work: Work) -> Outcome:
@@ -176,7 +176,8 @@ def _save(model: Any, processor: Any, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def _model_spec(model: Any) -> artifact_pb2.Model:
+def model_spec(model: Any) -> artifact_pb2.Model:
+    """Specification of a model artifact, tied parameters counted once."""
     num_params = sum(parameter.numel() for parameter in model.parameters())
     return artifact_pb2.Model(model_type=model.config.model_type, num_params=num_params)
 
