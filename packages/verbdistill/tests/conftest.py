@@ -1,11 +1,25 @@
 """Tiny Llava models, and batches whose answer can only be read off the image."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 torch.set_num_threads(1)
 
@@ -84,3 +98,72 @@ def trained_teacher() -> LlavaForConditionalGeneration:
         optimizer.step()
     assert loss < 0.3, loss
     return teacher.eval()
+
+
+WORDS = ["<pad>", "<s>", "</s>", "<image>", "where", "?", "nw", "ne", "sw", "se", "done", "<unk>"]
+TEMPLATE = (
+    "{% for message in messages %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<image>{% else %} {{ part.text }}{% endif %}"
+    "{% endfor %}{{ ' ?' if message.role == 'user' else ' </s>' }}{% endfor %}"
+)
+
+
+def make_processor(words: list[str] = WORDS) -> LlavaProcessor:
+    core = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", additional_special_tokens=["<image>", "</s>"]
+    )
+    images = CLIPImageProcessorPil(
+        size={"height": 16, "width": 16},
+        crop_size={"height": 16, "width": 16},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    )
+
+
+@pytest.fixture
+def processor() -> Callable[..., LlavaProcessor]:
+    return make_processor
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """Teacher, student, data and run.yaml of a run of six steps."""
+    make_llava(3, seed=1).save_pretrained(tmp_path / "teacher")
+    make_llava(2, seed=2).save_pretrained(tmp_path / "student")
+    for name in ("teacher", "student"):
+        make_processor().save_pretrained(tmp_path / name)
+    lines = []
+    for number, (word, corner) in enumerate({"nw": (0, 0), "ne": (8, 0), "sw": (0, 8), "se": (8, 8)}.items()):
+        image = Image.new("RGB", (16, 16))
+        image.paste((255, 255, 255), (*corner, corner[0] + 8, corner[1] + 8))
+        image.save(tmp_path / f"{number}.png")
+        lines.append(json.dumps({"image": f"{number}.png", "question": "where", "answer": word}))
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    (tmp_path / "run.yaml").write_text(
+        """
+teacher: teacher
+student: student
+data: data.jsonl
+out: out
+verbalizers_out: verbalizers
+checkpoint_dir: checkpoints
+batch_size: 4
+distill:
+  num_verbalization_steps: 2
+  num_interaction_steps: 2
+  num_sft_steps: 2
+  lora_rank: null
+  betas: [0.9, 0.98]
+"""
+    )
+    return tmp_path

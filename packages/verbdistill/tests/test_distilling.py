@@ -80,42 +80,47 @@ def test_vision_tower_stays_unless_asked(trained_teacher, llava, batches):
 
 def test_same_seed_same_weights_and_another_seed_not(trained_teacher, llava, batches):
     students = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(len(students))  # the caller's generator must not matter
+    short = {"num_verbalization_steps": 3, "num_interaction_steps": 4, "num_sft_steps": 2, "lora_rank": 4}
+    for place, seed in enumerate((0, 0, 1)):
         students.append(llava(2, seed=2))
-        distill(trained_teacher, students[-1], batches, config(num_sft_steps=2, seed=seed, lora_rank=4))
+        torch.manual_seed(place)  # the caller's generator must not matter
+        distill(trained_teacher, students[-1], batches, config(**short, seed=seed))
     assert_same(weights(students[0]), weights(students[1]))
-    assert not torch.equal(students[0].lm_head.weight, students[2].lm_head.weight) or any(
-        not torch.equal(a, b) for a, b in zip(students[0].parameters(), students[2].parameters(), strict=True)
-    )
+    assert not torch.equal(students[0].lm_head.weight, students[2].lm_head.weight)
 
 
 class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("killed_at", [("verbalization", 10), ("interaction", 15), ("sft", 1), ("sft", 10)])
-@pytest.mark.parametrize("lora_rank", [None, 4])
+@pytest.mark.parametrize(
+    ("lora_rank", "killed_at"),
+    [
+        (None, ("verbalization", 3)),
+        (None, ("interaction", 4)),
+        (4, ("interaction", 4)),
+        (4, ("sft", 1)),
+        (None, ("sft", 5)),
+    ],
+)
 def test_a_killed_run_goes_on_and_ends_the_same(trained_teacher, llava, batches, tmp_path, killed_at, lora_rank):
     begun = llava(2, seed=2)
-    whole, broken = copy.deepcopy(begun), copy.deepcopy(begun)
-    expected = distill(trained_teacher, whole, batches, config(lora_rank=lora_rank))
+    short = config(num_verbalization_steps=5, num_interaction_steps=6, num_sft_steps=5, lora_rank=lora_rank)
+    whole, broken, resumed, again = (copy.deepcopy(begun) for _ in range(4))
+    expected = distill(trained_teacher, whole, batches, short)
 
     def kill(phase, done, _total, _loss):
         if (phase, done) == killed_at:
             raise Killed
 
-    with pytest.raises(Killed):
-        distill(
-            trained_teacher, broken, batches, config(lora_rank=lora_rank), checkpoint_dir=tmp_path, on_progress=kill
-        )
-    resumed = copy.deepcopy(begun)
     phases = []
+    with pytest.raises(Killed):
+        distill(trained_teacher, broken, batches, short, checkpoint_dir=tmp_path, on_progress=kill)
     result = distill(
         trained_teacher,
         resumed,
         batches,
-        config(lora_rank=lora_rank),
+        short,
         checkpoint_dir=tmp_path,
         on_progress=lambda phase, *_rest: phases.append(phase),
     )
@@ -125,10 +130,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(trained_teacher, llava, batches,
     assert result.losses == expected.losses
     assert result.matches == expected.matches
 
-    again = copy.deepcopy(begun)
-    distill(
-        trained_teacher, again, batches, config(lora_rank=lora_rank), checkpoint_dir=tmp_path, on_progress=pytest.fail
-    )
+    # A finished run only reads its checkpoints.
+    distill(trained_teacher, again, batches, short, checkpoint_dir=tmp_path, on_progress=pytest.fail)
     assert_same(weights(whole), weights(again))
     assert not list(tmp_path.glob(".*"))
 
@@ -161,13 +164,13 @@ def test_nan_loss_names_phase_and_step(trained_teacher, llava, batches, phase, s
 def test_teacher_needs_as_many_targets(llava, batches):
     with pytest.raises(TargetError, match="at least as many teacher"):
         distill(llava(1), llava(2), batches, config())
-    with pytest.raises(TargetError, match="student targets: expected ascending layers within 1..2"):
+    with pytest.raises(TargetError, match=r"student targets: expected ascending layers within 1\.\.2"):
         distill(llava(4), llava(2), batches, config(student_targets=(1, 3)))
 
 
 def test_models_of_different_width_and_padded_vocabulary(trained_teacher, llava, batches):
     student = llava(2, seed=2, hidden_size=16, vocab_size=20)
-    result = distill(trained_teacher, student, batches, config(num_interaction_steps=40))
+    result = distill(trained_teacher, student, batches, config(num_interaction_steps=40, num_sft_steps=1))
     last = result.losses["interaction_last"]
     assert sum(last[-5:]) < sum(last[:5])
 

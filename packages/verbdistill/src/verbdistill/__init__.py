@@ -18,6 +18,7 @@ from verbdistill.hidden import ResponseStates, response_states
 from verbdistill.losses import ar_loss, kl_loss, kl_matrix
 from verbdistill.matching import match_layers
 from verbdistill.phases import Pair, interaction_loss
+from verbdistill.storing import load_verbalizers, report, save_student, save_verbalizers
 from verbdistill.targets import default_targets
 from verbdistill.verbalizers import Verbalizer, Verbalizers
 from verbdistill.vocabulary import check_vocabularies
@@ -46,6 +47,10 @@ __all__ = [
     "interaction_loss",
     "kl_loss",
     "kl_matrix",
+    "load_verbalizers",
     "match_layers",
+    "report",
     "response_states",
+    "save_student",
+    "save_verbalizers",
 ]
