@@ -1,5 +1,7 @@
 import itertools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,6 +106,16 @@ def make_records(folder: Path, num_images: int, size: int = 16) -> list[Record]:
         turns += [(f"is this {other}", "no") for other in others]
         records += [Record(f"{index}.{i}", path, (Turn(*turn),)) for i, turn in enumerate(turns)]
     return records
+
+
+@pytest.fixture(scope="session", name="make_model")
+def make_model_fixture() -> Callable[..., Any]:
+    return make_model
+
+
+@pytest.fixture(scope="session", name="make_processor")
+def make_processor_fixture() -> Callable[..., Any]:
+    return make_processor
 
 
 @pytest.fixture(scope="session")

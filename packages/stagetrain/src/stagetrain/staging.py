@@ -34,7 +34,7 @@ class StageSwitch:
         compressor: Needed when a stage pools.
 
     Raises:
-        ScheduleError: A stage would train nothing.
+        ScheduleError: A stage would train nothing, or pools at a layer the decoder does not have.
     """
 
     def __init__(
@@ -51,6 +51,8 @@ class StageSwitch:
                     f"schedule {schedule.name}: stage {index}: expected trainable parameters whose names begin with"
                     f" {' or '.join(stage.trainable) or 'anything'}, found none"
                 )
+            # A stage that is not possible must not wait for its turn to say so.
+            self._pool(stage)
 
     def enter(self, step: int) -> Stage:
         """Makes the model what `step` trains."""
@@ -61,12 +63,15 @@ class StageSwitch:
         self.log.append(StageEntry(step, index, stage))
         for name, parameter in self._parameters:
             parameter.requires_grad_(_trains(name, stage))
+        self._pool(stage)
+        return stage
+
+    def _pool(self, stage: Stage) -> None:
         if self._compressor is not None:
             if stage.layer is None or stage.stride is None:
                 self._compressor.clear()
             else:
                 self._compressor.set(stage.layer, stage.stride)
-        return stage
 
 
 class StageCallback(TrainerCallback):

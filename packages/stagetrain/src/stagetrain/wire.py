@@ -1,0 +1,59 @@
+"""Stages, schedules and costs as messages of vlmpress.stagetrain.v1."""
+
+from stagetrain.costs import StageCost
+from stagetrain.schedule import Schedule, Stage
+from vlmpress.stagetrain.v1 import stagetrain_pb2 as pb
+
+
+def stage_to_proto(stage: Stage) -> pb.Stage:
+    """Message of a stage."""
+    return pb.Stage(
+        fraction=stage.fraction,
+        layer=stage.layer,
+        stride=stage.stride,
+        trainable=stage.trainable,
+        learning_rate_scale=stage.learning_rate_scale,
+    )
+
+
+def stage_from_proto(message: pb.Stage) -> Stage:
+    """Stage of a message.
+
+    Raises:
+        ScheduleError: The stage is not possible.
+    """
+    return Stage(
+        fraction=message.fraction,
+        layer=message.layer if message.HasField("layer") else None,
+        stride=message.stride if message.HasField("stride") else None,
+        trainable=tuple(message.trainable),
+        learning_rate_scale=message.learning_rate_scale or 1.0,
+    )
+
+
+def schedule_to_proto(schedule: Schedule) -> pb.StageSchedule:
+    """Message of a schedule."""
+    return pb.StageSchedule(name=schedule.name, stages=[stage_to_proto(stage) for stage in schedule.stages])
+
+
+def schedule_from_proto(message: pb.StageSchedule) -> Schedule:
+    """Schedule of a message.
+
+    Raises:
+        ScheduleError: A stage is not possible, or the fractions do not sum to 1.
+    """
+    return Schedule(message.name, tuple(stage_from_proto(stage) for stage in message.stages))
+
+
+def cost_to_proto(cost: StageCost) -> pb.StageCost:
+    """Message of a cost; the paper's TFLOPs stay here."""
+    return pb.StageCost(stage=stage_to_proto(cost.stage), visual_tokens=cost.visual_tokens, cr_percent=cost.cr_percent)
+
+
+def cost_from_proto(message: pb.StageCost) -> StageCost:
+    """Cost of a message.
+
+    Raises:
+        ScheduleError: Its stage is not possible.
+    """
+    return StageCost(stage_from_proto(message.stage), message.visual_tokens, message.cr_percent, None)
