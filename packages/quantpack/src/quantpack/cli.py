@@ -5,11 +5,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import typer
 
 from quantpack.errors import CorruptPackError, NotAPackError, QuantpackError
+from quantpack.inspecting import inspect as inspect_pack
+from quantpack.packing import pack as pack_model
 from quantpack.report import PartReport
 from quantpack.scheme import Granularity, Scheme
+from quantpack.unpacking import unpack as unpack_model
+from quantpack.verifying import verify as verify_pack
 from vlmpress.artifact import ArtifactError
 from vlmpress.cli import CheckFailedError, UserError, progress, run
 
@@ -25,13 +30,10 @@ def pack(
     symmetric: Annotated[bool, typer.Option("--symmetric", help="No zero points.")] = False,
 ) -> None:
     """Quantizes SRC to INT4 and packs it into the directory OUT."""
-    # torch takes seconds to import; --help and usage errors do not need it.
-    from quantpack.packing import pack as pack_model
-
     scheme = Scheme(granularity=granularity, group_size=group_size, symmetric=symmetric)
     with progress("pack") as bar:
         pack_model(src, out, scheme, bar.update)
-    typer.echo(_table(_inspect(out)))
+    typer.echo(_table(inspect_pack(out)))
 
 
 @app.command()
@@ -44,10 +46,6 @@ def unpack(
     ] = None,
 ) -> None:
     """Restores every tensor of PACK under its own name."""
-    import torch
-
-    from quantpack.unpacking import unpack as unpack_model
-
     chosen: torch.dtype | None = getattr(torch, dtype) if dtype else None
     with progress("unpack") as bar:
         unpack_model(pack, out, chosen, bar.update)
@@ -59,15 +57,13 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Says where the bytes of PACK are."""
-    reports = _inspect(pack)
+    reports = inspect_pack(pack)
     typer.echo(json.dumps(_by_part(reports), indent=2) if as_json else _table(reports))
 
 
 @app.command()
 def verify(pack: Annotated[Path, typer.Argument(metavar="PACK", help="A pack.")]) -> None:
     """Checks every byte of PACK; exit code 1 when one is wrong."""
-    from quantpack.verifying import verify as verify_pack
-
     if not pack.is_dir():
         raise UserError(f"{pack}: expected a pack's directory, found none")
     try:
@@ -76,12 +72,6 @@ def verify(pack: Annotated[Path, typer.Argument(metavar="PACK", help="A pack.")]
     except (CorruptPackError, NotAPackError) as error:
         raise CheckFailedError(str(error)) from error
     typer.echo(f"{pack}: ok")
-
-
-def _inspect(pack: Path) -> list[PartReport]:
-    from quantpack.inspecting import inspect as inspect_pack
-
-    return inspect_pack(pack)
 
 
 def _by_part(reports: list[PartReport]) -> dict[str, dict[str, Any]]:

@@ -1,21 +1,17 @@
 """A pack as a runnable model."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
-    GenerationConfig,
-    PreTrainedConfig,
-)
 
 from quantpack.errors import ModelMismatchError, NotAPackError
 from quantpack.unpacking import read_tensors
 from vlmpress.artifact import import_model_code
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def load(directory: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -32,6 +28,9 @@ def load(directory: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
         CorruptPackError: A byte is not as it was written.
         ModelMismatchError: A tensor is missing, unexpected or of the wrong shape; names it.
     """
+    # Packing and unpacking do not need transformers, which takes a second to import.
+    from transformers import AutoConfig, GenerationConfig
+
     directory = Path(directory)
     tensors = read_tensors(directory, dtype)
     if not (directory / "config.json").exists():
@@ -60,7 +59,9 @@ def load(directory: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     return model
 
 
-def _model_class(config: PreTrainedConfig, directory: Path) -> Any:
+def _model_class(config: "PreTrainedConfig", directory: Path) -> Any:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
     for mapping in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING):
         if type(config) in mapping:
             found = mapping[type(config)]

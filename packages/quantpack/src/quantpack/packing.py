@@ -11,7 +11,6 @@ from pathlib import Path
 from torch import Tensor
 
 from quantpack.affine import SCALE_DTYPES, quantize
-from quantpack.container import PackWriter
 from quantpack.errors import OutputExistsError, SourceError
 from quantpack.index import Index
 from quantpack.nibbles import packed_bytes
@@ -21,6 +20,7 @@ from quantpack.selection import is_linear_weight
 from quantpack.source import WEIGHTS, Source, open_source
 from quantpack.totals import QuantizedModel
 from quantpack.wire import quantized_model_to_proto
+from quantpack.writing import PackWriter
 from vlmpress import artifact
 from vlmpress.artifact import Artifact
 

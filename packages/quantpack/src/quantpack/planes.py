@@ -32,3 +32,9 @@ def split_planes(tensor: Tensor) -> Tensor:
 def join_planes(planes: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Undoes `split_planes`, bit for bit."""
     return planes.reshape(dtype.itemsize, -1).T.contiguous().view(dtype).reshape(shape)
+
+
+def bytes_as_tensor(data: bytes | bytearray) -> Tensor:
+    """A copy of `data` as uint8 [its length]."""
+    # torch refuses to look at no bytes at all.
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quantpack.container import PackReader
 from quantpack.errors import OutputExistsError
 from quantpack.opening import open_pack
 from quantpack.packing import OnProgress
+from quantpack.reading import PackReader
 
 
 def read_tensors(

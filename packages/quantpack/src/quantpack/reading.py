@@ -1,77 +1,22 @@
-"""The packed weights: one safetensors file of five uint8 tensors.
-
-Frames, scales and zeros of the quantized tensors, frames of the kept ones, each one after the other
-in the order of the index, and the index. A header entry for each tensor would cost more than a
-small tensor's scales.
-"""
+"""Reads the packed weights that `writing` writes."""
 
 import math
-from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from quantpack.affine import QuantizedTensor, dequantize
 from quantpack.errors import CorruptPackError
-from quantpack.frames import compress_frames, decompress_frames
+from quantpack.frames import decompress_frames
 from quantpack.grouping import group_grid, spread
-from quantpack.index import Entry, Index, decode_index, encode_index
-from quantpack.nibbles import codes_from_stored, pack_nibbles, packed_bytes, stored_codes, unpack_nibbles
-from quantpack.planes import join_planes, split_planes
-from quantpack.scheme import Scheme
-
-_INDEX = "quantpack.index"
-_CARRIERS = ("quantpack.codes", "quantpack.scales", "quantpack.zeros", "quantpack.kept")
-
-
-@dataclass(slots=True)
-class PackWriter:
-    """Collects tensors in compressed form; `write` makes the file."""
-
-    scheme: Scheme
-    _quantized: list[Entry] = field(default_factory=list)
-    _kept: list[Entry] = field(default_factory=list)
-    _aliases: dict[str, str] = field(default_factory=dict)
-    _carriers: dict[str, list[bytes]] = field(default_factory=lambda: {name: [] for name in _CARRIERS})
-
-    @property
-    def index(self) -> Index:
-        """What has been added so far."""
-        return Index(
-            scheme=self.scheme, quantized=tuple(self._quantized), kept=tuple(self._kept), aliases=dict(self._aliases)
-        )
-
-    def add_quantized(self, name: str, quantized: QuantizedTensor) -> None:
-        """Adds a tensor's codes, scales and zeros."""
-        frames = compress_frames(pack_nibbles(stored_codes(quantized)).numpy().data)
-        zeros = b"" if quantized.zeros is None else pack_nibbles(quantized.zeros).numpy().tobytes()
-        scales = quantized.scales.contiguous().view(torch.uint8).numpy().tobytes()
-        for carrier, piece in zip(_CARRIERS[:3], (b"".join(frames), scales, zeros), strict=True):
-            self._carriers[carrier].append(piece)
-        self._quantized.append(_entry(name, quantized.scales.dtype, quantized.shape, frames))
-
-    def add_kept(self, name: str, tensor: Tensor) -> None:
-        """Adds a tensor bit for bit."""
-        frames = compress_frames(split_planes(tensor).numpy().data)
-        self._carriers[_CARRIERS[3]].append(b"".join(frames))
-        self._kept.append(_entry(name, tensor.dtype, tuple(tensor.shape), frames))
-
-    def add_alias(self, name: str, target: str) -> None:
-        """Adds another name of a tensor that was added before."""
-        self._aliases[name] = target
-
-    def write(self, path: Path) -> None:
-        """Writes the safetensors file."""
-        tensors = {name: _as_tensor(b"".join(pieces)) for name, pieces in self._carriers.items()}
-        tensors[_INDEX] = _as_tensor(encode_index(self.index))
-        save_file(tensors, path, metadata={"format": "pt"})
-        # The library makes it readable for its owner only; a pack is an ordinary file.
-        path.chmod(0o644)
+from quantpack.index import Entry, decode_index
+from quantpack.nibbles import codes_from_stored, packed_bytes, unpack_nibbles
+from quantpack.planes import bytes_as_tensor, join_planes
+from quantpack.writing import CARRIERS, INDEX
 
 
 class PackReader:
@@ -84,10 +29,10 @@ class PackReader:
             names = set(self._file.keys())
         except (SafetensorError, OSError) as error:
             raise CorruptPackError(f"{path}: expected a safetensors file, got {error}") from error
-        if names != {*_CARRIERS, _INDEX}:
+        if names != {*CARRIERS, INDEX}:
             raise CorruptPackError(f"{path}: expected the five tensors of a pack, got {sorted(names)!r:.200}")
         sizes = {name: self._carrier_bytes(name) for name in names}
-        self.index = decode_index(self._file.get_tensor(_INDEX).numpy().tobytes(), str(path))
+        self.index = decode_index(self._file.get_tensor(INDEX).numpy().tobytes(), str(path))
         self._quantized = {entry.name: entry for entry in self.index.quantized}
         self._kept = {entry.name: entry for entry in self.index.kept}
         self._extents = self._lay_out(sizes)
@@ -157,7 +102,7 @@ class PackReader:
         columns = [(self.index.quantized, [row[number] for row in rows]) for number in range(3)]
         columns.append((self.index.kept, [sum(entry.frame_bytes) for entry in self.index.kept]))
         extents: dict[str, list[tuple[str, int, int]]] = {name: [] for name in (*self._quantized, *self._kept)}
-        for carrier, (entries, lengths) in zip(_CARRIERS, columns, strict=True):
+        for carrier, (entries, lengths) in zip(CARRIERS, columns, strict=True):
             ends = list(accumulate(lengths, initial=0))
             if ends[-1] != sizes[carrier]:
                 raise CorruptPackError(
@@ -173,18 +118,9 @@ class PackReader:
     def _decompress(self, entry: Entry, frames: Tensor, num_bytes: int) -> Tensor:
         where = f"{self._path}: tensor {entry.name}"
         content = decompress_frames(frames.numpy().data, entry.frame_bytes, num_bytes, where)
-        return _as_tensor(content)
+        return bytes_as_tensor(content)
 
     def _nibbles(self, name: str, packed: Tensor, count: int) -> Tensor:
         if count % 2 and int(packed[-1]) >> 4:
             raise CorruptPackError(f"{self._path}: tensor {name}: expected the last byte's unused half to be 0")
         return unpack_nibbles(packed, count)
-
-
-def _entry(name: str, dtype: torch.dtype, shape: tuple[int, ...], frames: list[bytes]) -> Entry:
-    return Entry(name=name, dtype=dtype, shape=shape, frame_bytes=tuple(len(frame) for frame in frames))
-
-
-def _as_tensor(data: bytes | bytearray) -> Tensor:
-    # torch refuses to look at no bytes at all.
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)

@@ -1,0 +1,72 @@
+"""Writes the packed weights: one safetensors file of five uint8 tensors.
+
+Frames, scales and zeros of the quantized tensors, frames of the kept ones, each one after the other
+in the order of the index, and the index. A header entry for each tensor would cost more than a
+small tensor's scales.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from quantpack.affine import QuantizedTensor
+from quantpack.frames import compress_frames
+from quantpack.index import Entry, Index, encode_index
+from quantpack.nibbles import pack_nibbles, stored_codes
+from quantpack.planes import bytes_as_tensor, split_planes
+from quantpack.scheme import Scheme
+
+INDEX = "quantpack.index"
+CARRIERS = ("quantpack.codes", "quantpack.scales", "quantpack.zeros", "quantpack.kept")
+
+
+@dataclass(slots=True)
+class PackWriter:
+    """Collects tensors in compressed form; `write` makes the file."""
+
+    scheme: Scheme
+    _quantized: list[Entry] = field(default_factory=list)
+    _kept: list[Entry] = field(default_factory=list)
+    _aliases: dict[str, str] = field(default_factory=dict)
+    _carriers: dict[str, list[bytes]] = field(default_factory=lambda: {name: [] for name in CARRIERS})
+
+    @property
+    def index(self) -> Index:
+        """What has been added so far."""
+        return Index(
+            scheme=self.scheme, quantized=tuple(self._quantized), kept=tuple(self._kept), aliases=dict(self._aliases)
+        )
+
+    def add_quantized(self, name: str, quantized: QuantizedTensor) -> None:
+        """Adds a tensor's codes, scales and zeros."""
+        frames = compress_frames(pack_nibbles(stored_codes(quantized)).numpy().data)
+        zeros = b"" if quantized.zeros is None else pack_nibbles(quantized.zeros).numpy().tobytes()
+        scales = quantized.scales.contiguous().view(torch.uint8).numpy().tobytes()
+        for carrier, piece in zip(CARRIERS[:3], (b"".join(frames), scales, zeros), strict=True):
+            self._carriers[carrier].append(piece)
+        self._quantized.append(_entry(name, quantized.scales.dtype, quantized.shape, frames))
+
+    def add_kept(self, name: str, tensor: Tensor) -> None:
+        """Adds a tensor bit for bit."""
+        frames = compress_frames(split_planes(tensor).numpy().data)
+        self._carriers[CARRIERS[3]].append(b"".join(frames))
+        self._kept.append(_entry(name, tensor.dtype, tuple(tensor.shape), frames))
+
+    def add_alias(self, name: str, target: str) -> None:
+        """Adds another name of a tensor that was added before."""
+        self._aliases[name] = target
+
+    def write(self, path: Path) -> None:
+        """Writes the safetensors file."""
+        tensors = {name: bytes_as_tensor(b"".join(pieces)) for name, pieces in self._carriers.items()}
+        tensors[INDEX] = bytes_as_tensor(encode_index(self.index))
+        save_file(tensors, path, metadata={"format": "pt"})
+        # The library makes it readable for its owner only; a pack is an ordinary file.
+        path.chmod(0o644)
+
+
+def _entry(name: str, dtype: torch.dtype, shape: tuple[int, ...], frames: list[bytes]) -> Entry:
+    return Entry(name=name, dtype=dtype, shape=shape, frame_bytes=tuple(len(frame) for frame in frames))

@@ -1,0 +1,28 @@
+import quantpack
+
+
+def test_public_names() -> None:
+    assert quantpack.__all__ == [
+        "CorruptPackError",
+        "Granularity",
+        "ModelMismatchError",
+        "NotAPackError",
+        "OutputExistsError",
+        "PartReport",
+        "QuantizedModel",
+        "QuantizedTensor",
+        "QuantpackError",
+        "Scheme",
+        "SchemeError",
+        "SourceError",
+        "WeightError",
+        "dequantize",
+        "inspect",
+        "load",
+        "pack",
+        "quantize",
+        "read_tensors",
+        "unpack",
+        "verify",
+    ]
+    assert all(hasattr(quantpack, name) for name in quantpack.__all__)
