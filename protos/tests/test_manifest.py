@@ -134,4 +134,4 @@ def test_every_specification_has_a_kind() -> None:
     assert [field.name for field in fields] == [*kinds, "edge_model", "evaluation", "report", "log"]
     assert kind_of(pb.Log(source="serve")) == "log"
     with pytest.raises(TypeError, match="File is no artifact specification"):
-        kind_of(pb.File())  # type: ignore[arg-type]
+        kind_of(pb.File())

@@ -27,6 +27,7 @@ def import_model_code(directory: Path) -> None:
 
     Raises:
         ArtifactError: The directory has no readable config.json.
+        ExtensionMissingError: The module does not import.
     """
     _find("vlmpress.models", str(_config(directory).get("model_type", "")))
 
@@ -59,8 +60,9 @@ def reducer_attachment(directory: Path) -> Callable[[Any], Any] | None:
     if not path.exists():
         return None
     try:
-        policy = json_format.Parse(path.read_text(encoding="utf-8"), tokenreduce_pb2.ReductionPolicy())
-    except (OSError, UnicodeDecodeError, json_format.ParseError) as error:
+        fields = _object(path)
+        policy = json_format.ParseDict(fields, tokenreduce_pb2.ReductionPolicy())
+    except (OSError, ValueError, RecursionError, json_format.ParseError) as error:
         raise ArtifactError(
             f"{path}: expected a reduction policy as JSON, got {' '.join(str(error).split())}"
         ) from error
@@ -79,14 +81,23 @@ def write_policy(directory: Path, policy: tokenreduce_pb2.ReductionPolicy) -> No
 def _config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return _object(path)
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: expected a model's config.json, got {error}") from error
-    if not isinstance(config, dict):
-        raise ArtifactError(f"{path}: expected a JSON object, got {type(config).__name__}")
-    return config
+
+
+def _object(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"a JSON {type(content).__name__}")
+    return content
 
 
 def _find(group: str, name: str) -> Any:
-    found = entry_points(group=group, name=name)
-    return next(iter(found)).load() if found else None
+    found = next(iter(entry_points(group=group, name=name)), None)
+    if found is None:
+        return None
+    try:
+        return found.load()
+    except (ImportError, AttributeError) as error:
+        raise ExtensionMissingError(f"{group} {name!r}: expected {found.value} to import, got {error}") from error
