@@ -20,6 +20,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from edgevlm import EdgeVlmConfig, EdgeVlmForConditionalGeneration
+
 VOCABULARY = "<pad> <unk> <s> </s> <image> USER ASSISTANT what is the shape color red green blue circle square yes no"
 WORDS = VOCABULARY.split()
 TEMPLATE = (
@@ -115,10 +117,43 @@ def encoded(image, kind="PNG", **settings):
     return buffer.getvalue()
 
 
+def make_edge(fusion="combined", vision="clip", text="llama", num_compressed=4, open_gates=True, **changes):
+    """An edge model whose gates are open, so that what passes through them shows."""
+    torch.manual_seed(2)
+    config = EdgeVlmConfig(
+        vision_config=make_vision_config(vision), text_config=make_text_config(text), fusion=fusion,
+        image_token_id=WORDS.index("<image>"), num_compressed_tokens=num_compressed, **changes,
+    )  # fmt: skip
+    model = EdgeVlmForConditionalGeneration(config).eval()
+    if open_gates:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("gate"):
+                    parameter.fill_(0.7)
+    return model
+
+
+def make_inputs(model, questions=((7, 8, 9, 10),), seed=3, images=None):
+    """Rows `<s> USER image question ASSISTANT answer`, one image each, no padding."""
+    generator = torch.Generator().manual_seed(seed)
+    vision, num_images = model.config.vision_config, len(questions) if images is None else images
+    head = [2, 5] + [4] * model.config.num_compressed_tokens
+    inputs = {"input_ids": torch.tensor([head + list(question) for question in questions])}
+    if vision.model_type == "siglip2_vision_model":
+        inputs["pixel_values"] = torch.randn(num_images, 16, 3 * 8 * 8, generator=generator)
+        inputs["spatial_shapes"] = torch.tensor([[3, 4], [4, 4], [2, 5]])[:num_images]
+        num_patches = inputs["spatial_shapes"].prod(1, keepdim=True)
+        inputs["pixel_attention_mask"] = (torch.arange(16) < num_patches).int()
+    else:
+        inputs["pixel_values"] = torch.randn(num_images, 3, 32, 32, generator=generator)
+    return inputs
+
+
 @pytest.fixture(scope="session")
 def tiny():
     return SimpleNamespace(
         words=WORDS, template=TEMPLATE, tokenizer=make_tokenizer, text_config=make_text_config,
         vision_config=make_vision_config, llava=make_llava, image=make_image, encoded=encoded,
+        edge=make_edge, inputs=make_inputs,
         clip_image_processor=make_clip_image_processor,
     )  # fmt: skip

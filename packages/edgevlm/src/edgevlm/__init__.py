@@ -1,5 +1,7 @@
 """A 2B-class edge VLM with token compressor and fusion module (AuroraEdge-V), and an engine for any VLM directory."""
 
+from edgevlm.build import build, build_from_llava
+from edgevlm.configuration import EdgeVlmConfig
 from edgevlm.engine import Engine
 from edgevlm.errors import (
     BuildError,
@@ -13,11 +15,17 @@ from edgevlm.errors import (
 from edgevlm.events import Finish, FinishReason, GeneratedToken, GenerationEvent
 from edgevlm.images import MAX_IMAGE_PIXELS, decode_image
 from edgevlm.macs import prefill_macs
+from edgevlm.modeling import EdgeVlmForConditionalGeneration, EdgeVlmModel
+from edgevlm.processing import EdgeVlmProcessor
 
 __all__ = [
     "MAX_IMAGE_PIXELS",
     "BuildError",
+    "EdgeVlmConfig",
     "EdgeVlmError",
+    "EdgeVlmForConditionalGeneration",
+    "EdgeVlmModel",
+    "EdgeVlmProcessor",
     "Engine",
     "Finish",
     "FinishReason",
@@ -28,6 +36,8 @@ __all__ = [
     "ModelInputError",
     "PromptTooLongError",
     "RequestError",
+    "build",
+    "build_from_llava",
     "decode_image",
     "prefill_macs",
 ]

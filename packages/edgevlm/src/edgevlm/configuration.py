@@ -1,0 +1,115 @@
+"""Configuration of the edge model (AuroraEdge-V-2B, Section 3)."""
+
+from typing import Any, ClassVar, Literal
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from edgevlm.errors import ModelInputError
+
+SIGLIP2_SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "patch_size": 16,
+    "num_patches": 256,
+    "vision_use_head": False,
+}
+QWEN2_1_5B = {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+}
+VISION_TYPES = {"siglip2_vision_model": "siglip2", "siglip_vision_model": "siglip", "clip_vision_model": "clip"}
+TEXT_TYPES = ("qwen2", "llama")
+
+
+class EdgeVlmConfig(PreTrainedConfig):
+    """Vision encoder, projector, token compressor, fusion module and language model.
+
+    Attributes:
+        vision_config: SigLIP2-NaFlex (default), SigLIP or CLIP vision tower.
+        text_config: Qwen2 (default) or Llama.
+        image_token_id: Placeholder; a prompt holds `num_compressed_tokens` of them for each image.
+        num_visual_tokens: Visual tokens of an image before the compressor, padding included;
+            derived from `vision_config` when None.
+        num_compressed_tokens: Visual tokens of an image that the language model sees.
+        compressor: "mlp", or "none" (then both numbers are equal).
+        compressor_hidden_act: Nonlinearity of the token-axis MLP.
+        fusion: "none", "cross", "decoder" or "combined" (cross, then decoder).
+        vision_feature_layer: Index into the encoder's hidden states; None takes the encoder's output.
+        projector_hidden_act: Nonlinearity of the 2-layer projector.
+        projector_bias: Whether the projector's layers have a bias.
+        init: "scaled", or "normal": N(0, 1) for projector, compressor and cross attention, as the
+            paper prints it (Section 4.1); that diverges.
+        position_mode: "contiguous" counts positions over the sequence the language model sees;
+            "uncompressed" gives a compressed token its group's mean position and text the position
+            it has beside uncompressed images.
+        tie_word_embeddings: Whether the head shares the word embeddings; follows `text_config`.
+    """
+
+    model_type = "edgevlm"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig, model_type="siglip2_vision_model", init_kwargs=SIGLIP2_SO400M
+        ),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2", init_kwargs=QWEN2_1_5B),
+    }
+
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    image_token_id: int = 151655
+    num_visual_tokens: int | None = None
+    num_compressed_tokens: int = 64
+    compressor: Literal["mlp", "none"] = "mlp"
+    compressor_hidden_act: str = "gelu"
+    fusion: Literal["none", "cross", "decoder", "combined"] = "combined"
+    vision_feature_layer: int | None = None
+    projector_hidden_act: str = "gelu"
+    projector_bias: bool = True
+    init: Literal["scaled", "normal"] = "scaled"
+    position_mode: Literal["contiguous", "uncompressed"] = "contiguous"
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        vision: Any = self.vision_config
+        text: Any = self.text_config
+        self.tie_word_embeddings = self.tie_word_embeddings or bool(text.tie_word_embeddings)
+        if vision.model_type not in VISION_TYPES:
+            raise ModelInputError(f"vision_config: expected one of {sorted(VISION_TYPES)}, got {vision.model_type!r}")
+        if text.model_type not in TEXT_TYPES:
+            raise ModelInputError(f"text_config: expected one of {TEXT_TYPES}, got {text.model_type!r}")
+        if self.num_visual_tokens is None:
+            self.num_visual_tokens = num_patches(vision)
+        if not 1 <= self.num_compressed_tokens <= self.num_visual_tokens:
+            raise ModelInputError(
+                f"num_compressed_tokens: expected 1 to {self.num_visual_tokens}, got {self.num_compressed_tokens}"
+            )
+        if self.compressor == "none" and self.num_compressed_tokens != self.num_visual_tokens:
+            raise ModelInputError(
+                f"num_compressed_tokens: expected {self.num_visual_tokens} without a compressor, "
+                f"got {self.num_compressed_tokens}"
+            )
+
+    @property
+    def vision_encoder(self) -> str:
+        """The encoder's short name: "siglip2", "siglip" or "clip"."""
+        vision: Any = self.vision_config
+        return VISION_TYPES[vision.model_type]
+
+
+def num_patches(vision: Any) -> int:
+    """Patches of one image, without a class token; for NaFlex the most it may have."""
+    if vision.model_type == "siglip2_vision_model":
+        return int(vision.num_patches)
+    return int(vision.image_size // vision.patch_size) ** 2
+
+
+AutoConfig.register(EdgeVlmConfig.model_type, EdgeVlmConfig)

@@ -1,0 +1,36 @@
+import pytest
+
+from edgevlm.errors import RequestError
+from edgevlm.events import Finish, FinishReason, GeneratedToken
+from edgevlm.wire import event_from_proto, event_to_proto, request_from_proto
+from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as service_pb2
+
+
+@pytest.mark.parametrize("event", [
+    GeneratedToken(id=7, text=" a"),
+    Finish(reason=FinishReason.STOP, num_prompt_tokens=9, num_visual_tokens=4, num_generated_tokens=2, text="a b"),
+    Finish(reason=FinishReason.LENGTH, num_prompt_tokens=1, num_visual_tokens=0, num_generated_tokens=1, text=""),
+])  # fmt: skip
+def test_event_round_trip(event):
+    assert event_from_proto(event_to_proto(event)) == event
+
+
+@pytest.mark.parametrize("response", [service_pb2.GenerateResponse(),
+                                      service_pb2.GenerateResponse(finish=service_pb2.Finish())])  # fmt: skip
+def test_empty_event_is_refused(response):
+    with pytest.raises(RequestError):
+        event_from_proto(response)
+
+
+def test_request():
+    request = service_pb2.GenerateRequest(model="m", prompt="what", max_new_tokens=3)
+    assert request_from_proto(request) == (None, "what", 3)
+    request.image = b"png"
+    assert request_from_proto(request) == (b"png", "what", 3)
+
+
+@pytest.mark.parametrize("fields", [{}, {"model": "m"}, {"model": "m", "prompt": " ", "max_new_tokens": 1},
+                                    {"model": "m", "prompt": "what"}])  # fmt: skip
+def test_bad_request(fields):
+    with pytest.raises(RequestError, match="expected"):
+        request_from_proto(service_pb2.GenerateRequest(**fields))
