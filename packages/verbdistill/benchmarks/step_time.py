@@ -68,14 +68,18 @@ def make_batch(arguments: argparse.Namespace) -> dict[str, Tensor]:
     }
 
 
-def median_ms(step: Callable[[], Tensor], student: LlavaForConditionalGeneration, repeats: int) -> float:
-    times = []
+def median_ms(
+    steps: dict[str, Callable[[], Tensor]], student: LlavaForConditionalGeneration, repeats: int
+) -> dict[str, float]:
+    """Median time of each kind of step, forward and backward; in turns, so that a busy machine slows all alike."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats + 1):
-        start = time.perf_counter()
-        student.zero_grad()
-        step().backward()
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times[1:])
+        for name, step in steps.items():
+            start = time.perf_counter()
+            student.zero_grad()
+            step().backward()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
 def main() -> None:
@@ -116,10 +120,8 @@ def main() -> None:
         ours = response_states(student, batch, ())
         return kl_loss(teacher.lm_head, theirs.last, student.lm_head, ours.last, num_words=arguments.vocab_size)
 
-    result = vars(arguments) | {
-        "interaction_ms": median_ms(interaction, student, arguments.repeats),
-        "last_layer_ms": median_ms(last_layer, student, arguments.repeats),
-    }
+    steps = {"interaction_ms": interaction, "last_layer_ms": last_layer}
+    result = vars(arguments) | median_ms(steps, student, arguments.repeats)
     result["ratio"] = result["interaction_ms"] / result["last_layer_ms"]
     print(json.dumps(result))
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from verbdistill.backbone import base_model, language_model, vision_tower
@@ -25,6 +24,9 @@ def trained_with_lora(student: nn.Module, rank: int, *, with_vision_tower: bool)
 
     An error inside leaves the student as it was, but for what its projector learnt. Source: VLsI, Section 4.1c.
     """
+    # Imported where it is used: it takes seconds, and not every run needs it.
+    from peft import LoraConfig, get_peft_model
+
     with _restored(student):
         student.requires_grad_(True)
         language_model(student).requires_grad_(False)
