@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from vlmpress_services.errors import LaunchError
@@ -23,6 +23,7 @@ def served(
     *,
     options: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    log_file: Path | None = None,
 ) -> Iterator[str]:
     """Starts `vlmpress serve` on a free loopback port and gives its address; stops it when the block ends.
 
@@ -33,22 +34,25 @@ def served(
         services: "all" or a comma-separated list.
         options: Further options of `vlmpress serve`.
         environment: Variables set for the server beside this process's own.
+        log_file: Where the server's log is appended; None: to this process's standard error.
 
     Raises:
         LaunchError: It ended, or said nothing within three minutes.
     """
     command = [sys.executable, "-P", "-m", "vlmpress_services.cli", "serve", "--listen", "127.0.0.1:0"]
     command += ["--store", str(store_root), "--services", services, "--exit-with-stdin", *options]
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **(environment or {})},
-    )
-    try:
-        yield _address(child, time.monotonic() + START_TIMEOUT_S)
-    finally:
-        _stop(child)
+    with nullcontext() if log_file is None else log_file.open("ab") as log:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, **(environment or {})},
+        )
+        try:
+            yield _address(child, time.monotonic() + START_TIMEOUT_S)
+        finally:
+            _stop(child)
 
 
 def _address(child: "subprocess.Popen[bytes]", deadline_s: float) -> str:

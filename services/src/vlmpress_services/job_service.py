@@ -1,0 +1,79 @@
+"""Long work on the wire."""
+# ruff: noqa: N802 - gRPC methods keep the names of the protos.
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+
+from vlmpress.job.v1 import job_service_pb2 as pb
+from vlmpress.job.v1 import job_service_pb2_grpc as pb_grpc
+from vlmpress_services.errors import StoppingError
+from vlmpress_services.interceptors import Context
+from vlmpress_services.job_runner import JobRunner
+from vlmpress_services.job_work import check_spec
+from vlmpress_services.jobs import ENDED, JobTable
+from vlmpress_services.service import Host, Service
+from vlmpress_services.store import LocalStore
+
+WATCH_INTERVAL_S = 0.1
+
+
+class JobService(Service, pb_grpc.JobServiceServicer):
+    """Starts, shows, cancels and follows jobs."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+        self._table = JobTable(store.root)
+        self._runner = JobRunner(self._table)
+        self._stopping = asyncio.Event()
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds the servicer to a server."""
+        pb_grpc.add_JobServiceServicer_to_server(self, server)
+
+    async def start(self) -> None:
+        """Starts the runner."""
+        await self._runner.start()
+
+    async def drain(self) -> None:
+        """Ends the watches and the running job."""
+        self._stopping.set()
+        await self._runner.close()
+
+    async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> pb.CreateJobResponse:
+        """A new job, or the one this request id made before."""
+        await asyncio.to_thread(check_spec, request.spec, self._store)
+        return pb.CreateJobResponse(job=await asyncio.to_thread(self._table.create, request.request_id, request.spec))
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
+        """The job as it is now."""
+        return pb.GetJobResponse(job=await asyncio.to_thread(self._table.get, request.job_id))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        """All jobs, newest first."""
+        return pb.ListJobsResponse(jobs=await asyncio.to_thread(self._table.jobs))
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
+        """Cancels a job that has not ended; the runner then ends its worker."""
+        return pb.CancelJobResponse(job=await asyncio.to_thread(self._table.cancel, request.job_id))
+
+    async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
+        """The job at once if it is newer than the revision, then at every change seen, until it has ended."""
+        revision = request.revision
+        while True:
+            # Workers write from other processes, so the table is asked, not an event awaited.
+            job = await asyncio.to_thread(self._table.get, request.job_id)
+            if job.revision > revision:
+                revision = job.revision
+                yield pb.WatchJobResponse(job=job)
+            if job.state in ENDED:
+                return
+            if self._stopping.is_set():
+                raise StoppingError("the server is stopping; watch again with the last revision")
+            await asyncio.sleep(WATCH_INTERVAL_S)
+
+
+def build(host: Host) -> Service:
+    """The service over the server's store."""
+    return JobService(host.store)

@@ -1,0 +1,88 @@
+"""What each kind of job does."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vlmpress.artifact import digest_bytes
+from vlmpress.job.v1 import job_pb2 as pb
+from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
+from vlmpress_services.incoming import incoming_folder
+from vlmpress_services.store import LocalStore
+
+OnProgress = Callable[[float, str], None]
+MODEL_KINDS = ("model", "edge_model")
+
+
+def check_spec(spec: pb.JobSpec, store: LocalStore) -> None:
+    """Refuses what cannot become a job.
+
+    Raises:
+        InvalidRequestError: No work is set, or one of its fields cannot be right.
+        NotFoundError: The model is not in the store.
+    """
+    kind = spec.WhichOneof("work")
+    if kind == "pack":
+        artifact = store.resolve(spec.pack.model)
+        if artifact.manifest.kind not in MODEL_KINDS:
+            raise InvalidRequestError(
+                f"artifact {artifact.digest}: expected a kind of {', '.join(MODEL_KINDS)}, got {artifact.manifest.kind}"
+            )
+    elif kind == "pipeline":
+        if not spec.pipeline.config_yaml.strip():
+            raise InvalidRequestError("config_yaml: expected a configuration, got an empty string")
+    else:
+        raise InvalidRequestError("spec: expected one kind of work, got none")
+
+
+def do_work(spec: pb.JobSpec, store: LocalStore, on_progress: OnProgress) -> str:
+    """Does a job's work and gives the digest of its result."""
+    if spec.WhichOneof("work") == "pack":
+        return _pack(spec.pack, store, on_progress)
+    return _pipeline(spec.pipeline, store, on_progress)
+
+
+def _pack(job: pb.PackJob, store: LocalStore, on_progress: OnProgress) -> str:
+    try:
+        from quantpack import pack
+        from quantpack.wire import scheme_from_proto
+    except ImportError as error:
+        raise ExtraMissingError(
+            "pack: package not installed; pip install 'vlmpress-services[quantpack]' on the server"
+        ) from error
+    model = store.verify(job.model)
+    scheme = scheme_from_proto(job.scheme)
+    with incoming_folder(store.root / "incoming") as folder:
+        made = pack(
+            model.path,
+            folder / "artifact",
+            scheme,
+            on_progress=lambda done, total, note: on_progress(done / max(total, 1), note),
+        )
+        return store.publish(made).digest
+
+
+def _pipeline(job: pb.PipelineJob, store: LocalStore, on_progress: OnProgress) -> str:
+    """Runs the main job in a folder of the store; the same configuration goes on where an earlier job was killed."""
+    try:
+        from dataclasses import replace
+
+        from vlmpress_services.pipeline.config import parse_config
+        from vlmpress_services.pipeline.main_job import run
+    except ImportError as error:
+        raise ExtraMissingError(
+            f"pipeline: not installed ({error}); pip install 'vlmpress-services[pipeline]' on the server"
+        ) from error
+    out = store.root / "runs" / digest_bytes(job.config_yaml.encode())[:32]
+    # Where results go is the server's choice, not the client's.
+    config = replace(parse_config(job.config_yaml, "config_yaml"), out=out)
+    on_progress(0.0, "main job")
+    run(config, "JobService.CreateJob")
+    return _take_over(out / "store", store)
+
+
+def _take_over(made: Path, store: LocalStore) -> str:
+    """Copies every tagged artifact of a run into the store; gives the report's digest."""
+    tags = LocalStore(made).tags()
+    for digest in sorted(set(tags.values())):
+        store.add(made / "artifacts" / digest)
+    return tags["report"]

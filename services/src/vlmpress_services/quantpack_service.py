@@ -1,0 +1,64 @@
+"""Size figures and checks of the store's packs."""
+# ruff: noqa: N802 - gRPC methods keep the names of the protos.
+
+import asyncio
+
+import grpc
+
+from quantpack import CorruptPackError, inspect, verify
+from quantpack.wire import part_report_to_proto
+from vlmpress.artifact import Artifact
+from vlmpress.quantpack.v1 import quantpack_service_pb2 as pb
+from vlmpress.quantpack.v1 import quantpack_service_pb2_grpc as pb_grpc
+from vlmpress_services.errors import InvalidRequestError
+from vlmpress_services.executor import BoundedExecutor
+from vlmpress_services.interceptors import Context
+from vlmpress_services.service import Host, Service
+from vlmpress_services.store import LocalStore
+
+
+class QuantpackService(Service, pb_grpc.QuantpackServiceServicer):
+    """Reads packed models."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+        self._executor = BoundedExecutor("quantpack")
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds the servicer to a server."""
+        pb_grpc.add_QuantpackServiceServicer_to_server(self, server)
+
+    async def close(self) -> None:
+        """Drops calls that wait."""
+        self._executor.close()
+
+    async def Inspect(self, request: pb.InspectRequest, context: Context) -> pb.InspectResponse:
+        """Size figures of a pack."""
+        artifact = await self._pack(request.artifact)
+        parts = await self._executor.run(inspect, artifact.path)
+        return pb.InspectResponse(
+            scheme=artifact.manifest.quantized_model.scheme, parts=[part_report_to_proto(part) for part in parts]
+        )
+
+    async def Verify(self, request: pb.VerifyRequest, context: Context) -> pb.VerifyResponse:
+        """Decodes every frame; a fault is an answer, not an error."""
+        artifact = await self._pack(request.artifact)
+        try:
+            await self._executor.run(verify, artifact.path)
+        except CorruptPackError as error:
+            fault = " ".join(str(error).replace(str(self._store.root), "store").split())
+            return pb.VerifyResponse(ok=False, fault=fault)
+        return pb.VerifyResponse(ok=True)
+
+    async def _pack(self, ref: str) -> Artifact:
+        artifact = await asyncio.to_thread(self._store.resolve, ref)
+        if artifact.manifest.kind != "quantized_model":
+            raise InvalidRequestError(
+                f"artifact {artifact.digest}: expected kind quantized_model, got {artifact.manifest.kind}"
+            )
+        return artifact
+
+
+def build(host: Host) -> Service:
+    """The service over the server's store."""
+    return QuantpackService(host.store)

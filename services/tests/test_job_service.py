@@ -1,0 +1,178 @@
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from vlmpress.job.v1 import job_pb2
+from vlmpress.job.v1 import job_service_pb2 as pb
+from vlmpress.job.v1.job_service_pb2_grpc import JobServiceStub
+from vlmpress.quantpack.v1 import quantpack_pb2
+from vlmpress_services import job_work
+from vlmpress_services.errors import INTERNAL_TEXT
+from vlmpress_services.job_worker import work
+from vlmpress_services.jobs import JobTable
+
+SCHEME = quantpack_pb2.Scheme(bits=4, granularity=quantpack_pb2.GRANULARITY_GROUP, group_size=16)
+
+
+def pack_request(model: str, request_id: str = "r", scheme: Any = SCHEME) -> pb.CreateJobRequest:
+    spec = job_pb2.JobSpec(pack=job_pb2.PackJob(model=model, scheme=scheme))
+    return pb.CreateJobRequest(spec=spec, request_id=request_id)
+
+
+async def ended(stub: JobServiceStub, job_id: str) -> list[Any]:
+    return [response.job async for response in stub.WatchJob(pb.WatchJobRequest(job_id=job_id), timeout=120)]
+
+
+async def test_a_pack_job_puts_a_pack_into_the_store(serving: Any, store: Any, add_model: Any, refusal: Any) -> None:
+    model = add_model()
+    async with serving("job") as channel:
+        stub = JobServiceStub(channel)
+        job = (await stub.CreateJob(pack_request(model.digest))).job
+        assert (await stub.CreateJob(pack_request(model.digest))).job.job_id == job.job_id
+        seen = await ended(stub, job.job_id)
+        assert [each.revision for each in seen] == sorted({each.revision for each in seen})
+        last = seen[-1]
+        assert last.state == job_pb2.JOB_STATE_SUCCEEDED, last.message
+        packed = store.verify(last.result)
+        assert packed.manifest.kind == "quantized_model"
+        assert packed.manifest.parents[0].digest == model.digest
+        assert (await stub.GetJob(pb.GetJobRequest(job_id=job.job_id))).job == last
+        assert list((await stub.ListJobs(pb.ListJobsRequest())).jobs) == [last]
+        # A watch that knows the end has nothing to say, and ends.
+        request = pb.WatchJobRequest(job_id=job.job_id, revision=last.revision)
+        assert [each async for each in stub.WatchJob(request, timeout=5)] == []
+
+
+async def test_a_job_that_cannot_be_done_says_why(serving: Any, add_model: Any) -> None:
+    async with serving("job") as channel:
+        stub = JobServiceStub(channel)
+        request = pack_request(add_model().digest, scheme=quantpack_pb2.Scheme(bits=3))
+        last = (await ended(stub, (await stub.CreateJob(request)).job.job_id))[-1]
+    assert last.state == job_pb2.JOB_STATE_FAILED
+    assert last.message == "scheme: expected 4 bits, got 3"
+
+
+async def test_bad_requests_are_refused(serving: Any, add_log: Any, refusal: Any) -> None:
+    invalid, missing = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+    empty_pipeline = job_pb2.JobSpec(pipeline=job_pb2.PipelineJob())
+    pipeline = job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml="seed: 1"))
+    async with serving("job") as channel:
+        stub = JobServiceStub(channel)
+        for call, code in (
+            (stub.CreateJob(pb.CreateJobRequest()), invalid),
+            (stub.CreateJob(pb.CreateJobRequest(request_id="r")), invalid),
+            (stub.CreateJob(pb.CreateJobRequest(request_id="r", spec=empty_pipeline)), invalid),
+            (stub.CreateJob(pb.CreateJobRequest(request_id="", spec=pipeline)), invalid),
+            (stub.CreateJob(pack_request("none")), missing),
+            (stub.CreateJob(pack_request("")), invalid),
+            (stub.CreateJob(pack_request(add_log().digest)), invalid),
+            (stub.GetJob(pb.GetJobRequest()), missing),
+            (stub.CancelJob(pb.CancelJobRequest()), missing),
+            (stub.WatchJob(pb.WatchJobRequest()).read(), missing),
+        ):
+            assert (await refusal(call))[0] is code
+        assert not (await stub.ListJobs(pb.ListJobsRequest())).jobs
+
+
+async def test_cancel_ends_the_worker_and_the_watch(serving: Any, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = asyncio.create_subprocess_exec
+
+    async def sleeper(*command: str, **options: Any) -> Any:
+        # Takes the job as a worker does, then never ends by itself.
+        script = (
+            "import sys, time; from pathlib import Path; from vlmpress_services.jobs import JobTable\n"
+            "table = JobTable(Path(sys.argv[1]))\n"
+            "with table.owned(sys.argv[2]): table.begin(sys.argv[2]); time.sleep(600)"
+        )
+        processes.append(await original(command[0], "-c", script, command[5], command[7], **options))
+        return processes[-1]
+
+    processes: list[Any] = []
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", sleeper)
+    spec = job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml="seed: 1"))
+    async with serving("job") as channel:
+        stub = JobServiceStub(channel)
+        ids = [
+            (await stub.CreateJob(pb.CreateJobRequest(request_id=name, spec=spec))).job.job_id for name in ("a", "b")
+        ]
+        watch = aiter(stub.WatchJob(pb.WatchJobRequest(job_id=ids[0]), timeout=60))
+        while (await anext(watch)).job.state != job_pb2.JOB_STATE_RUNNING:
+            pass
+        pending = (await stub.CancelJob(pb.CancelJobRequest(job_id=ids[1]))).job
+        assert pending.state == job_pb2.JOB_STATE_CANCELLED
+        assert (await stub.CancelJob(pb.CancelJobRequest(job_id=ids[0]))).job.state == job_pb2.JOB_STATE_CANCELLED
+        assert [response.job.state async for response in watch] == [job_pb2.JOB_STATE_CANCELLED]
+        await asyncio.wait_for(processes[0].wait(), 10)
+        assert len(processes) == 1, "a cancelled pending job was started"
+        # A stopping server ends its running job, and says so.
+        last = (await stub.CreateJob(pb.CreateJobRequest(request_id="c", spec=spec))).job.job_id
+        watch = aiter(stub.WatchJob(pb.WatchJobRequest(job_id=last), timeout=60))
+        while (await anext(watch)).job.state != job_pb2.JOB_STATE_RUNNING:
+            pass
+    assert "server stopped" in JobTable(store.root).get(last).message
+    assert processes[1].returncode is not None
+
+
+async def test_a_worker_that_dies_fails_its_job(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = asyncio.create_subprocess_exec
+
+    async def broken(*command: str, **options: Any) -> Any:
+        return await original(command[0], "-c", "import sys; sys.exit(3)", **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", broken)
+    spec = job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml="seed: 1"))
+    async with serving("job") as channel:
+        stub = JobServiceStub(channel)
+        job = (await stub.CreateJob(pb.CreateJobRequest(request_id="a", spec=spec))).job
+        last = (await ended(stub, job.job_id))[-1]
+    assert (last.state, last.message) == (job_pb2.JOB_STATE_FAILED, "the worker ended with exit code 3")
+
+
+def test_a_job_owned_by_another_process_is_left_alone(store: Any) -> None:
+    table = JobTable(store.root)
+    job = table.create("a", job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml="x")))
+    with table.owned(job.job_id):
+        work(table, store, job.job_id)
+    assert table.get(job.job_id) == job
+
+
+@pytest.mark.parametrize("error", [RuntimeError("secret"), KeyError("secret")])
+def test_an_unexpected_error_of_a_job_stays_in_the_log(
+    store: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def break_down(*_: Any) -> str:
+        raise error
+
+    monkeypatch.setattr("vlmpress_services.job_worker.do_work", break_down)
+    table = JobTable(store.root)
+    job = table.create("a", job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml="x")))
+    work(table, store, job.job_id)
+    assert table.get(job.job_id).message == INTERNAL_TEXT
+
+
+def test_a_pipeline_job_runs_the_main_job_inside_the_store(
+    store: Any, add_log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main_job = pytest.importorskip("vlmpress_services.pipeline.main_job")
+    seen: list[Any] = []
+
+    def run(config: Any, command: str, only: str | None = None) -> None:
+        from vlmpress.artifact.v1 import artifact_pb2
+        from vlmpress_services.store import LocalStore
+
+        seen.append(config)
+        made = LocalStore(config.out / "store")
+        with made.draft() as draft:
+            (draft.path / "report.md").write_text("all well")
+            report = draft.commit(artifact_pb2.Report(title="t"), producer=("test", "0"))
+        made.tag("report", report.digest)
+
+    monkeypatch.setattr(main_job, "run", run)
+    spec = job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml="out: /somewhere/else\nseed: 7\n"))
+    progress: list[Any] = []
+    digest = job_work.do_work(spec, store, lambda done, note: progress.append((done, note)))
+    assert store.verify(digest).manifest.kind == "report"
+    assert seen[0].seed == 7
+    assert seen[0].out.is_relative_to(store.root)
