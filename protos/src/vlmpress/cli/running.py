@@ -32,7 +32,7 @@ def run(app: typer.Typer, user_errors: tuple[type[Exception], ...] = (), argv: S
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     # Libraries warn about things a user of a command cannot act on.
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, stream=sys.stderr)
     try:
         code = _invoke(app, arguments)
         # A closed pipe or a full disk shows itself here at the latest, not in the interpreter's last flush.

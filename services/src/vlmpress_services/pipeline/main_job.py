@@ -26,6 +26,7 @@ from vlmpress_services.pipeline.runners import Runner, open_runner
 from vlmpress_services.pipeline.stepping import Outcome, Stepper, Work
 
 DISTRIBUTIONS = ("contracts", "quantpack", "tokenreduce", "stagetrain", "verbdistill", "edgevlm", "services")
+SERVICES = "artifact,evaluation,edgevlm"
 REPORT_FILES = ("report.json", "report.md", "report.html")
 
 
@@ -46,7 +47,7 @@ def run(config: RunConfig, command: str, only: str | None = None) -> dict[str, A
         models, dataset = _make_models(config, stepper, runner, only)
         if only is not None:
             return None
-        with served(stepper.store.root, "artifact,evaluation,edgevlm") as address:
+        with served(stepper.store.root, SERVICES, log_file=config.out / "server.log") as address:
             variants = [
                 Variant(name, model, _evaluate(name, model, dataset, address, stepper, runner))
                 for name, model in models.items()

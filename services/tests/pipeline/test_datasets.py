@@ -1,0 +1,57 @@
+import json
+
+import pytest
+from PIL import Image
+
+from vlmpress.data import DataError
+from vlmpress_services.pipeline.config import DataConfig
+from vlmpress_services.pipeline.datasets import make_dataset, open_dataset
+from vlmpress_services.pipeline.stepping import Stepper
+
+
+def _make(tmp_path, config, seed=0):
+    stepper = Stepper(tmp_path / "out", seed, {"vlmpress-services": "1"})
+    return stepper.run("dataset", {}, (), lambda work: make_dataset(config, seed, work))
+
+
+def _llava_file(tmp_path, count=20):
+    for folder in ("a", "b"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+    records = []
+    for i in range(count):
+        name = f"{'ab'[i % 2]}/{i // 2}.png"  # the same base name in both folders
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "images" / name)
+        talk = [("human", "<image>\nwhat is it?"), ("gpt", "a dot"), ("human", "red?"), ("gpt", "yes")]
+        records.append({"id": i, "image": name, "conversations": [{"from": f, "value": v} for f, v in talk]})
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps(records))
+    return file
+
+
+def test_generated_data_has_the_sizes_asked_for(tmp_path):
+    artifact = _make(tmp_path, DataConfig(num_train_images=12, num_test_images=5, max_eval_questions=17))
+    data = open_dataset(artifact)
+    assert len({r.image for r in data.train}) == 12
+    assert len({r.image for r in data.test}) == 5
+    assert len(data.evaluation) == 17
+    spec = artifact.manifest.dataset
+    assert (spec.name, spec.num_train, spec.num_test) == ("shapes", 72, 30)
+    assert 0 < spec.question_only_accuracy < 1
+
+
+def test_a_users_file_is_split_by_image_and_asked_turn_by_turn(tmp_path):
+    config = DataConfig(name="own", file=_llava_file(tmp_path), images=tmp_path / "images")
+    data = open_dataset(_make(tmp_path, config))
+    assert len(data.test) == 2
+    assert len(data.train) == 18
+    assert len({r.image for r in [*data.train, *data.test]}) == 20
+    assert [len(r.turns) for r in data.evaluation] == [1, 1, 1, 1]
+    assert {r.turns[0].question for r in data.evaluation} == {"what is it?", "red?"}
+
+
+def test_a_missing_image_is_named(tmp_path):
+    file = _llava_file(tmp_path)
+    (tmp_path / "images" / "a" / "0.png").unlink()
+    with pytest.raises(DataError, match=r"record 0: image: expected a file, got none at .*a/0\.png"):
+        _make(tmp_path, DataConfig(file=file, images=tmp_path / "images"))
+    assert not list((tmp_path / "out" / "store").glob("artifacts/*"))
