@@ -21,7 +21,7 @@ def reference_groups(num_rows: int, num_cols: int, scheme: Scheme) -> list[list[
     """Positions of the weights of each group, [R][G][g]."""
     every = [[(row, col) for col in range(num_cols)] for row in range(num_rows)]
     if scheme.granularity == "tensor":
-        return [[sum(every, [])]]
+        return [[[place for row in every for place in row]]]
     if scheme.granularity == "channel":
         return [[row] for row in every]
     size = scheme.group_size

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import zstandard
 
@@ -14,7 +16,7 @@ def test_frames_are_256_kib_to_1_mib_or_one(num_bytes: int) -> None:
     extents = frame_extents(num_bytes)
     assert extents[0][0] == 0
     assert extents[-1][1] == num_bytes
-    assert all(end == begin for (_, end), (begin, _) in zip(extents, extents[1:], strict=False))
+    assert all(end == begin for (_, end), (begin, _) in pairwise(extents))
     if len(extents) > 1:
         assert all(256 * KIB <= end - begin <= 1024 * KIB for begin, end in extents)
     else:

@@ -1,5 +1,6 @@
 """Compression ratios of Gaussian weights, 2048 x 2048, zstd level 1 (the project's reading notes)."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,14 +27,19 @@ def compression_ratio(quantized: QuantizedTensor, *, recenter: bool) -> float:
     return packed.numel() / sum(len(frame) for frame in frames)
 
 
-@pytest.fixture(scope="module")
-def gaussian() -> torch.Tensor:
-    return torch.randn(2048, 2048, generator=torch.Generator().manual_seed(0))
+def mean_ratio(granularity: str, how: str, num_seeds: int) -> float:
+    scheme = Scheme(granularity=granularity, symmetric=how == "symmetric")  # type: ignore[arg-type]
+    ratios = []
+    for seed in range(num_seeds):
+        weight = np.random.default_rng(seed).standard_normal((2048, 2048), dtype=np.float32)
+        quantized = quantize(torch.from_numpy(weight), scheme)
+        ratios.append(compression_ratio(quantized, recenter=how != "plain"))
+    return sum(ratios) / num_seeds
 
 
 @pytest.mark.parametrize(("granularity", "how"), RATIOS)
-def test_ratio(gaussian: torch.Tensor, granularity: str, how: str) -> None:
-    scheme = Scheme(granularity=granularity, symmetric=how == "symmetric")  # type: ignore[arg-type]
-    ratio = compression_ratio(quantize(gaussian, scheme), recenter=how != "plain")
-    # The smallest of 4 M samples sets the tensor-wide scale, so that ratio moves with the seed.
-    assert ratio == pytest.approx(RATIOS[granularity, how], rel=0.01)
+def test_ratio(granularity: str, how: str) -> None:
+    # One scale for all hangs on the two most extreme of 4 M samples: that ratio moves by 4% from seed to seed,
+    # so the mean of several is compared. Rows and groups move by less than 0.1%.
+    num_seeds = 8 if granularity == "tensor" else 1
+    assert mean_ratio(granularity, how, num_seeds) == pytest.approx(RATIOS[granularity, how], rel=0.01)

@@ -31,7 +31,8 @@ def split_planes(tensor: Tensor) -> Tensor:
 
 def join_planes(planes: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Undoes `split_planes`, bit for bit."""
-    return planes.reshape(dtype.itemsize, -1).T.contiguous().view(dtype).reshape(shape)
+    count = planes.numel() // dtype.itemsize
+    return planes.reshape(dtype.itemsize, count).T.reshape(-1).view(dtype).reshape(shape)
 
 
 def bytes_as_tensor(data: bytes | bytearray) -> Tensor:
