@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tokenreduce import FeatureError, PolicyError, dfmr, num_tokens, sigma_per_factor
+from tokenreduce.dfmr import choose_indices
 
 SHAPES = [(2, 8, 8, 5), (3, 5, 7, 3), (1, 1, 1, 4), (2, 3, 10, 1), (1, 24, 24, 2), (2, 2, 2, 3), (1, 11, 4, 2)]
 
@@ -158,3 +159,11 @@ def test_bad_features_are_refused(features):
 def test_bad_options_are_refused(options):
     with pytest.raises(PolicyError, match="expected"):
         dfmr(torch.zeros(1, 4, 4, 2), **options)
+
+
+def test_tau_is_not_rounded_to_the_type_of_sigma():
+    low = torch.tensor(0.1)
+    high = torch.nextafter(low, torch.tensor(1.0))
+    tau = (low.double() * 0.25 + high.double() * 0.75).item()
+    sigmas = torch.tensor([[0.0, low], [0.0, high]])
+    assert choose_indices(sigmas, tau, "residual").tolist() == [1, 0]

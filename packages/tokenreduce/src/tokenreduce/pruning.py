@@ -52,7 +52,8 @@ def kept_columns(
             f"got rows of {counts.tolist()}"
         )
     rank_BT = (placeholder_BT.flatten().cumsum(0) - 1).clamp_min(0).view_as(placeholder_BT)  # noqa: N806
-    limit_BT = torch.tensor(num_kept, device=rank_BT.device)[rank_BT // num_full]  # noqa: N806
+    # One entry too many, so that text before or without any image has something to look up.
+    limit_BT = torch.tensor([*num_kept, 0], device=rank_BT.device)[rank_BT // num_full]  # noqa: N806
     keep_BT = ~placeholder_BT | (rank_BT % num_full < limit_BT)  # noqa: N806
     length_B1 = keep_BT.sum(dim=1, keepdim=True)  # noqa: N806
     num_columns = int(length_B1.max())
