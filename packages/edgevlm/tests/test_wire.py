@@ -1,8 +1,9 @@
 import pytest
 
-from edgevlm.errors import RequestError
+from edgevlm.errors import ModelInputError, RequestError
 from edgevlm.events import Finish, FinishReason, GeneratedToken
-from edgevlm.wire import event_from_proto, event_to_proto, request_from_proto
+from edgevlm.spec import EdgeModelSpec
+from edgevlm.wire import event_from_proto, event_to_proto, request_from_proto, spec_from_proto, spec_to_proto
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as service_pb2
 
 
@@ -34,3 +35,20 @@ def test_request():
 def test_bad_request(fields):
     with pytest.raises(RequestError, match="expected"):
         request_from_proto(service_pb2.GenerateRequest(**fields))
+
+
+def test_spec_round_trip(tiny):
+    spec = EdgeModelSpec.of(tiny.edge("cross").config)
+    assert spec == EdgeModelSpec(
+        vision_encoder="clip", compressor="mlp", fusion="cross", num_visual_tokens=16, num_compressed_tokens=4
+    )
+    assert spec_from_proto(spec_to_proto(spec)) == spec
+
+
+@pytest.mark.parametrize("changes", [{"fusion": "x"}, {"vision_encoder": ""}, {"num_compressed_tokens": 99}])
+def test_bad_spec(tiny, changes):
+    message = spec_to_proto(EdgeModelSpec.of(tiny.edge().config))
+    for name, value in changes.items():
+        setattr(message, name, value)
+    with pytest.raises(ModelInputError, match="expected"):
+        spec_from_proto(message)

@@ -9,13 +9,20 @@ from edgevlm.errors import RequestError
 
 
 def chat_text(processor: Any, prompt: str, *, has_image: bool) -> str:
-    """The prompt in the processor's chat template, ready for an answer; without a template, image token and prompt."""
+    """The prompt in the chat template, ready for an answer; without a template, image token and prompt.
+
+    A template that never speaks of images is a language model's own: it takes the message as one string.
+    """
+    plain = f"{image_token(processor)}\n{prompt}" if has_image else prompt
     tokenizer = processor.tokenizer
-    if not (getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)):
-        return f"{image_token(processor)}\n{prompt}" if has_image else prompt
-    content = [{"type": "image"}] if has_image else []
-    messages = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
     templated = processor if getattr(processor, "chat_template", None) else tokenizer
+    template = getattr(templated, "chat_template", None)
+    if not template:
+        return plain
+    content: Any = plain
+    if "image" in str(template):
+        content = [*([{"type": "image"}] if has_image else []), {"type": "text", "text": prompt}]
+    messages = [{"role": "user", "content": content}]
     return str(templated.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 

@@ -2,6 +2,8 @@
 
 from edgevlm.errors import RequestError
 from edgevlm.events import Finish, FinishReason, GeneratedToken, GenerationEvent
+from edgevlm.spec import EdgeModelSpec
+from vlmpress.edgevlm.v1 import edgevlm_pb2
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as service_pb2
 
 _REASON_TO_PROTO = {
@@ -9,6 +11,32 @@ _REASON_TO_PROTO = {
     FinishReason.LENGTH: service_pb2.FINISH_REASON_LENGTH,
 }
 _REASON_FROM_PROTO = {value: reason for reason, value in _REASON_TO_PROTO.items()}
+
+
+def spec_to_proto(spec: EdgeModelSpec) -> edgevlm_pb2.EdgeModel:
+    """The message an edge model's manifest holds."""
+    return edgevlm_pb2.EdgeModel(
+        vision_encoder=spec.vision_encoder,
+        compressor=spec.compressor,
+        fusion=spec.fusion,
+        num_visual_tokens=spec.num_visual_tokens,
+        num_compressed_tokens=spec.num_compressed_tokens,
+    )
+
+
+def spec_from_proto(message: edgevlm_pb2.EdgeModel) -> EdgeModelSpec:
+    """The spec a manifest holds.
+
+    Raises:
+        ModelInputError: A value is unknown or out of range.
+    """
+    return EdgeModelSpec(
+        vision_encoder=message.vision_encoder,
+        compressor=message.compressor,
+        fusion=message.fusion,
+        num_visual_tokens=message.num_visual_tokens,
+        num_compressed_tokens=message.num_compressed_tokens,
+    )
 
 
 def event_to_proto(event: GenerationEvent) -> service_pb2.GenerateResponse:

@@ -1,0 +1,214 @@
+"""The edge model without its head (AuroraEdge-V-2B, Section 3.1).
+
+Encode and project an image, compress its visual tokens, fuse the uncompressed ones into the text
+tokens, and give both to the language model.
+
+Positions: the model takes contiguous ones (as `generate` and collators make them; packed rows
+restart after the shared prefix) and, with `position_mode="uncompressed"`, maps them itself. The
+fusion's decoder branch has positions of its own: a row's uncompressed visual tokens first, then its
+text tokens in order.
+
+Shapes: B rows, T tokens, I images, N and M visual tokens of an image before and after the
+compressor, S text tokens, D features.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, DynamicCache
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from edgevlm.configuration import EdgeVlmConfig
+from edgevlm.connectors import Projector, TokenCompressor
+from edgevlm.errors import ModelInputError
+from edgevlm.fusion import Fusion
+from edgevlm.fusion_cache import FusionState
+from edgevlm.layout import Layout, contiguous_positions, uncompressed_positions
+from edgevlm.pretrained import EdgeVlmPreTrainedModel
+from edgevlm.text_masks import next_text_mask, prompt_text_mask
+from edgevlm.vision import patch_features
+
+
+class EdgeVlmModel(EdgeVlmPreTrainedModel):
+    """Everything but the language model's head."""
+
+    def __init__(self, config: EdgeVlmConfig) -> None:
+        super().__init__(config)
+        vision: Any = config.vision_config
+        text: Any = config.text_config
+        num_visual = int(config.num_visual_tokens or 0)
+        self.vision_tower = AutoModel.from_config(vision)
+        self.multi_modal_projector = Projector(
+            vision.hidden_size, text.hidden_size, hidden_act=config.projector_hidden_act, bias=config.projector_bias
+        )
+        self.compressor = (
+            TokenCompressor(num_visual, config.num_compressed_tokens, hidden_act=config.compressor_hidden_act)
+            if config.compressor == "mlp"
+            else None
+        )
+        self.language_model = AutoModel.from_config(text)
+        self.fusion = None
+        if config.fusion != "none":
+            layer = self.language_model.layers[0]
+            own_layer = type(layer)(text, layer_idx=0) if config.fusion in ("decoder", "combined") else None
+            self.fusion = Fusion(config.fusion, text, own_layer)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Word embeddings."""
+        embeddings: nn.Module = self.language_model.get_input_embeddings()
+        return embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the word embeddings."""
+        self.language_model.set_input_embeddings(value)
+
+    @torch.no_grad()
+    def copy_fusion_decoder(self) -> None:
+        """Starts the fusion's decoder as a copy of the language model's layer 0 (Section 4.1)."""
+        if self.fusion is not None and self.fusion.decoder is not None:
+            self.fusion.decoder.layer.load_state_dict(self.language_model.layers[0].state_dict())
+
+    def get_image_features(
+        self, pixel_values: Tensor, pixel_attention_mask: Tensor | None = None, spatial_shapes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Uncompressed projected tokens [I, N, D], zero at padding; their validity [I, N]; compressed tokens [I, M, D].
+
+        Raises:
+            ModelInputError: As `edgevlm.vision.patch_features`.
+        """
+        features, valid = patch_features(
+            self.vision_tower, self.config, pixel_values, pixel_attention_mask, spatial_shapes
+        )
+        visual = self.multi_modal_projector(features) * valid[..., None]
+        return visual, valid, visual if self.compressor is None else self.compressor(visual)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        pixel_attention_mask: Tensor | None = None,
+        spatial_shapes: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states of the language model.
+
+        Args:
+            input_ids: [B, T]; a prompt holds `num_compressed_tokens` placeholders for each image.
+            pixel_values: [I, 3, H, W], or NaFlex patches; images in the order of their placeholders.
+            pixel_attention_mask: NaFlex only, [I, n].
+            spatial_shapes: NaFlex only, [I, 2].
+            attention_mask: [B, T with the past], 0 at padding on either side; or bool [B, 1, T, T]
+                of packed rows, without a past.
+            position_ids: [B, T], contiguous, restarting after the prefix in packed rows.
+            past_key_values: Cache of the same rows; carries the fusion's state too.
+            use_cache: Defaults to True outside training.
+            **kwargs: For the language model.
+
+        Raises:
+            ModelInputError: Images and placeholders do not match, or images come after the prompt.
+        """
+        use_cache = not self.training if use_cache is None else use_cache
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config.get_text_config())
+        num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if position_ids is None:
+            position_ids = contiguous_positions(attention_mask, input_ids.shape[1], num_past, input_ids.device)
+        position_ids = position_ids.expand(input_ids.shape[0], -1)
+        embeds = self.get_input_embeddings()(input_ids)
+        # After the prompt a placeholder is a token like any other: a model may well generate one.
+        is_visual = (input_ids == self.config.image_token_id) & (num_past == 0)
+        state = FusionState.find(past_key_values) if num_past else None
+        num_before = None if state is None else state.num_placeholders_b[:, None].expand_as(input_ids)
+        if pixel_values is not None or bool(is_visual.any()):
+            if num_past or pixel_values is None:
+                got = "images after the prompt" if num_past else "placeholders without images"
+                raise ModelInputError(f"pixel_values: expected images and their placeholders in the prompt, got {got}")
+            images = self.get_image_features(pixel_values, pixel_attention_mask, spatial_shapes)
+            layout = Layout.of(
+                is_visual, num_images=images[0].shape[0], num_compressed=self.config.num_compressed_tokens
+            )
+            state, num_before = FusionState(layout.num_placeholders_b), layout.num_before_bt
+            embeds = self._merge_prompt(embeds, images, layout, state, attention_mask, position_ids)
+        elif state is not None:
+            embeds = self._fuse_next(embeds, state, attention_mask, position_ids)
+        if num_before is not None and self.config.position_mode == "uncompressed":
+            position_ids = self._uncompressed(position_ids, num_before, is_visual)
+            if attention_mask is None and past_key_values is None:
+                # Without a mask transformers takes a jump in positions for the border of a packed row.
+                attention_mask = torch.ones_like(input_ids)
+        output: BaseModelOutputWithPast = self.language_model(
+            inputs_embeds=embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        if past_key_values is not None and state is not None and not num_past:
+            past_key_values.layers.append(state)
+        return output
+
+    def _merge_prompt(
+        self,
+        embeds: Tensor,
+        images: tuple[Tensor, Tensor, Tensor],
+        layout: Layout,
+        state: FusionState,
+        attention_mask: Tensor | None,
+        position_ids: Tensor,
+    ) -> Tensor:
+        visual_ind, valid_in, compressed_imd = images
+        if self.fusion is not None:
+            rows = (embeds.shape[0], -1)
+            visual = visual_ind[layout.image_of_bk].view(*rows, embeds.shape[-1])
+            valid = (valid_in[layout.image_of_bk] & layout.has_image_bk[..., None]).view(rows)
+            index, filled = layout.text_index()
+            allowed, text_valid = prompt_text_mask(attention_mask, index, filled)
+            places = torch.arange(visual.shape[1], device=embeds.device)[None]
+            self.fusion.remember(state, visual, valid, self.language_model.rotary_emb(visual, places))
+            state.tensors["text_valid"] = text_valid
+            state.dense = bool(valid.all() & text_valid.all())
+            expanded = index[..., None].expand(-1, -1, embeds.shape[-1])
+            ranks = (position_ids - layout.num_before_bt).gather(1, index)
+            fused = self.fusion(embeds.gather(1, expanded), self._text_rotary(embeds, ranks, state), state, allowed)
+            embeds = embeds.scatter(1, expanded, fused.to(embeds.dtype))
+        return embeds.masked_scatter(layout.is_visual_bt[..., None], compressed_imd.to(embeds.dtype))
+
+    def _fuse_next(
+        self, embeds: Tensor, state: FusionState, attention_mask: Tensor | None, position_ids: Tensor
+    ) -> Tensor:
+        if self.fusion is None:
+            return embeds
+        ranks = position_ids - state.num_placeholders_b[:, None]
+        rotary = self._text_rotary(embeds, ranks, state)
+        if state.dense and embeds.shape[1] == 1:
+            return self.fusion(embeds, rotary, state, None)
+        earlier = state.tensors["text_valid"]
+        allowed, valid = next_text_mask(attention_mask, earlier, embeds.shape[1])
+        state.grow("text_valid", valid, dim=1)
+        return self.fusion(embeds, rotary, state, allowed)
+
+    def _uncompressed(self, position_ids: Tensor, num_before: Tensor, is_visual: Tensor) -> Tensor:
+        return uncompressed_positions(
+            position_ids,
+            num_before,
+            is_visual,
+            num_visual=int(self.config.num_visual_tokens or 0),
+            num_compressed=self.config.num_compressed_tokens,
+        )
+
+    def _text_rotary(self, embeds: Tensor, ranks_bs: Tensor, state: FusionState) -> tuple[Tensor, Tensor]:
+        num_images_b = state.num_placeholders_b // self.config.num_compressed_tokens
+        places_bs = ranks_bs + num_images_b[:, None] * int(self.config.num_visual_tokens or 0)
+        tables: tuple[Tensor, Tensor] = self.language_model.rotary_emb(embeds, places_bs)
+        return tables
+
+
+AutoModel.register(EdgeVlmConfig, EdgeVlmModel)

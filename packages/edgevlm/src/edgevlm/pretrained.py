@@ -1,0 +1,49 @@
+"""What the edge model's classes share: configuration, attention backend, initialisation."""
+
+import math
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from edgevlm.configuration import EdgeVlmConfig
+from edgevlm.connectors import Projector, TokenCompressor
+from edgevlm.fusion import CrossFusion, DecoderFusion
+
+
+class EdgeVlmPreTrainedModel(PreTrainedModel):
+    """Base of the edge model's classes."""
+
+    config: EdgeVlmConfig
+    config_class = EdgeVlmConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_sdpa = True
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # transformers skips a module without parameters of its own in code it does not know, and with
+        # it the connectors, which are initialised as a whole, after their layers.
+        super()._initialize_weights(module, is_custom_code=False)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, CrossFusion | DecoderFusion):
+            for name, parameter in module.named_parameters(recurse=False):
+                assert name.endswith("gate")
+                init.zeros_(parameter)
+        if isinstance(module, TokenCompressor) and self.config.init == "scaled":
+            for layer, weight in zip((module.linear_1, module.linear_2), module.average_weights(), strict=True):
+                init.copy_(layer.weight, weight)
+                init.zeros_(layer.bias)
+        elif isinstance(module, Projector | TokenCompressor | CrossFusion):
+            for linear in module.children():
+                if isinstance(linear, nn.Linear):
+                    scaled = 1 / math.sqrt(linear.in_features)
+                    init.normal_(linear.weight, std=1.0 if self.config.init == "normal" else scaled)
+                    if linear.bias is not None:
+                        init.zeros_(linear.bias)
+        else:
+            super()._init_weights(module)
