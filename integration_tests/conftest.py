@@ -1,0 +1,100 @@
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vlmpress.artifact import Artifact
+from vlmpress.artifact.v1 import artifact_pb2
+from vlmpress_services.store import LocalStore
+
+PRODUCER = ("vlmpress-services", "0.1.0")
+
+
+def start_server(store: Path, *options: str) -> Any:
+    """A real `vlmpress serve` and the line it printed."""
+    command = [sys.executable, "-m", "vlmpress_services.cli", "serve", "--listen", "127.0.0.1:0", "--store", str(store)]
+    process = subprocess.Popen([*command, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, f"the server ended with exit code {process.wait()}"
+    return SimpleNamespace(process=process, **json.loads(line))
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+@pytest.fixture
+def launch() -> Iterator[Callable[..., Any]]:
+    """Starts servers that do not outlive the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(store: Path, *options: str) -> Any:
+        server = start_server(store, *options)
+        started.append(server.process)
+        return server
+
+    yield begin
+    for process in started:
+        end(process)
+
+
+@pytest.fixture(scope="session")
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
+    """A store with a tiny Llava of random weights under the tag `tiny`."""
+    import torch
+
+    from vlmpress.data import Record, Turn
+    from vlmpress_services.pipeline.tiny_models import TinyShape, build_llava, build_processor, build_tower
+
+    torch.set_num_threads(1)
+    shape = TinyShape(image_px=32, hidden_size=32, language_intermediate_size=48, max_positions=256)
+    turns = (Turn("what color is the shape ?", "red"), Turn("is it a circle ?", "yes"), Turn("is it blue ?", "no"))
+    processor = build_processor([Record("1", None, turns)], shape)
+    model = build_llava(build_tower(shape, seed=0), processor, shape, num_layers=2, seed=0)
+    store = LocalStore(tmp_path_factory.mktemp("served") / "store")
+    with store.draft() as draft:
+        model.save_pretrained(draft.path)
+        processor.save_pretrained(draft.path)
+        store.tag("tiny", draft.commit(artifact_pb2.Model(model_type="llava"), producer=PRODUCER).digest)
+    return store
+
+
+@pytest.fixture(scope="session")
+def server(model_store: LocalStore) -> Iterator[Any]:
+    """One server of all services for the tests that only ask."""
+    running = start_server(model_store.root)
+    yield running
+    end(running.process)
+
+
+@pytest.fixture
+def own_store(model_store: LocalStore, tmp_path: Path) -> LocalStore:
+    """A copy of the store for a test that changes it."""
+    shutil.copytree(model_store.root, tmp_path / "store", ignore=shutil.ignore_patterns("jobs"))
+    return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def tiny(model_store: LocalStore) -> Artifact:
+    return model_store.resolve("tiny")
+
+
+@pytest.fixture(scope="session")
+def png() -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
