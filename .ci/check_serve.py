@@ -35,6 +35,8 @@ def main() -> None:
         server = subprocess.Popen([program, "serve", *options], stdout=subprocess.PIPE, text=True)
         try:
             line = server.stdout.readline() if server.stdout else ""
+            if not line:
+                sys.exit("expected one line of JSON when the server is ready, got none")
             print(line, end="")
             check_health(json.loads(line)["address"])
             asked_s = time.monotonic()
