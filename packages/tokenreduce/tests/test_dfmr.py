@@ -108,6 +108,12 @@ def test_a_constant_image_has_no_sigma(value):
     assert sigma_per_factor(torch.full((1, 7, 7, 3), value)).eq(0).all()
 
 
+@pytest.mark.parametrize("normalize", ["image", "none"])
+def test_an_image_with_the_same_features_everywhere_has_no_sigma(normalize):
+    features = torch.linspace(-1, 1, 64).expand(2, 8, 8, 64)
+    assert sigma_per_factor(features, normalize=normalize).eq(0).all()
+
+
 def test_an_offset_does_not_hide_the_spread():
     features = torch.randn(1, 8, 8, 4, generator=torch.Generator().manual_seed(4))
     shifted = sigma_per_factor(features + 1000, normalize="none")

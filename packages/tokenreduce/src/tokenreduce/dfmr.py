@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from tokenreduce.errors import FeatureError
 from tokenreduce.policy import DEFAULT_FACTORS, check_factors, check_mode, check_normalization, check_tau
 from tokenreduce.windows import mean_window_std, window_means
 
-# Below this share of its largest value, an image's spread is rounding error, and the image is constant.
-_CONSTANT_RATIO = 1e-6
+# Below this share of the image's largest value a spread is float32 rounding error, and counts as none.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,12 +85,12 @@ def sigma_per_factor(
         scale = x.abs().amax(dim=(1, 2, 3)).clamp_min(torch.finfo(torch.float32).tiny)
         x = x / scale[:, None, None, None]
         columns = [mean_window_std(x, *_window(x.shape[1], x.shape[2], factor, mode)) for factor in factors]
-        sigmas = torch.stack(columns, dim=1)
+        sigmas = F.threshold(torch.stack(columns, dim=1), _ROUNDING, 0.0)
         if normalize == "none":
             return sigmas * scale[:, None]
         centred = x - x.mean(dim=(1, 2, 3), keepdim=True)
         spread = centred.square().mean(dim=(1, 2, 3)).sqrt()[:, None]
-        return torch.where(spread > _CONSTANT_RATIO, sigmas / spread.clamp_min(_CONSTANT_RATIO), 0.0)
+        return torch.where(spread > _ROUNDING, sigmas / spread.clamp_min(_ROUNDING), 0.0)
 
 
 def choose_indices(sigmas: torch.Tensor, tau: float, mode: str) -> torch.Tensor:
