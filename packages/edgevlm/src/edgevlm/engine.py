@@ -42,7 +42,7 @@ class Engine:
 
         Raises:
             ArtifactError: No readable config.json, or no installed distribution offers what it names.
-            ModelDirectoryError: Weights or processor cannot be loaded.
+            ModelDirectoryError: Weights, processor or policy cannot be used.
         """
         directory = Path(directory)
         import_model_code(directory)
@@ -54,13 +54,14 @@ class Engine:
             else:
                 model = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, local_files_only=True)
             processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+            reducer = None if attach is None else attach(model)
         except (OSError, ValueError, KeyError) as error:
             raise ModelDirectoryError(f"{directory}: expected an image-text-to-text model, got: {error}") from error
         if not hasattr(processor, "tokenizer"):
             raise ModelDirectoryError(
                 f"{directory}: expected a processor with tokenizer, got {type(processor).__name__}"
             )
-        return cls(model, processor, reducer=None if attach is None else attach(model))
+        return cls(model, processor, reducer=reducer)
 
     @property
     def num_params(self) -> int:
