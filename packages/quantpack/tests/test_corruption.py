@@ -56,7 +56,7 @@ def test_extra_and_missing_files_are_found(small_pack: Path) -> None:
         verify(small_pack)
 
 
-@pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
+@pytest.mark.parametrize("mask", [0x01, 0xFF])
 def test_parsers_refuse_or_read_flipped_bytes_but_never_fall(small_pack: Path, mask: int) -> None:
     path = small_pack / "model.safetensors"
     original = path.read_bytes()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
@@ -258,3 +258,18 @@ def test_progress_ends_at_the_total(plain_file: Path, tmp_path: Path) -> None:
     pack(plain_file, tmp_path / "pack", Scheme(), lambda *call: calls.append(call))
     assert [name for *_, name in calls] == sorted(load_file(plain_file))
     assert calls[-1][0] == calls[-1][1] == 71
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_nothing(
+    plain_file: Path, plain_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("quantpack.saving.save_file", fail)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OSError, match="No space left"):
+        pack(plain_file, tmp_path / "full", Scheme())
+    with pytest.raises(OSError, match="No space left"):
+        unpack(plain_pack, tmp_path / "full.safetensors")
+    assert sorted(tmp_path.iterdir()) == before

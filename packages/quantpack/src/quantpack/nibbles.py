@@ -44,11 +44,11 @@ def stored_codes(quantized: QuantizedTensor, *, recenter: bool = True) -> Tensor
     if not recenter:
         return codes
     zeros = spread(quantized.zeros, codes.shape[0], codes.shape[1], quantized.scheme)
-    return (codes - zeros + _CENTER) % NUM_LEVELS
+    return (codes - zeros + _CENTER) & (NUM_LEVELS - 1)
 
 
 def codes_from_stored(stored: Tensor, zeros: Tensor | None) -> Tensor:
     """Undoes `stored_codes`; zeros spread to every weight, None when symmetric."""
     if zeros is None:
         return stored - _CENTER
-    return (stored + zeros - _CENTER) % NUM_LEVELS
+    return (stored + zeros - _CENTER) & (NUM_LEVELS - 1)

@@ -4,13 +4,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from quantpack.errors import OutputExistsError
 from quantpack.opening import open_pack
 from quantpack.packing import OnProgress
 from quantpack.reading import PackReader
+from quantpack.saving import save_tensors
 
 
 def read_tensors(
@@ -46,8 +46,7 @@ def unpack(directory: Path, out: Path, dtype: torch.dtype | None = None, on_prog
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as folder:
         draft = Path(folder) / out.name
-        save_file(tensors, draft, metadata={"format": "pt"})
-        draft.chmod(0o644)
+        save_tensors(tensors, draft)
         draft.rename(out)
     return out
 

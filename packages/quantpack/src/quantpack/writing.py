@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from quantpack.affine import QuantizedTensor
@@ -17,6 +16,7 @@ from quantpack.frames import compress_frames
 from quantpack.index import Entry, Index, encode_index
 from quantpack.nibbles import pack_nibbles, stored_codes
 from quantpack.planes import bytes_as_tensor, split_planes
+from quantpack.saving import save_tensors
 from quantpack.scheme import Scheme
 
 INDEX = "quantpack.index"
@@ -63,9 +63,7 @@ class PackWriter:
         """Writes the safetensors file."""
         tensors = {name: bytes_as_tensor(b"".join(pieces)) for name, pieces in self._carriers.items()}
         tensors[INDEX] = bytes_as_tensor(encode_index(self.index))
-        save_file(tensors, path, metadata={"format": "pt"})
-        # The library makes it readable for its owner only; a pack is an ordinary file.
-        path.chmod(0o644)
+        save_tensors(tensors, path)
 
 
 def _entry(name: str, dtype: torch.dtype, shape: tuple[int, ...], frames: list[bytes]) -> Entry:
