@@ -79,7 +79,7 @@ def main() -> int:
         return 0
     faults = check()
     for fault in faults:
-        print(f"proto drift: {fault}; run python protos/generate.py", file=sys.stderr)
+        print(f"proto drift: {fault}; run python -m tox run -e generate", file=sys.stderr)
     return 1 if faults else 0
 
 
