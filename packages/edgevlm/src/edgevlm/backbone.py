@@ -127,10 +127,7 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         state = FusionState.find(past_key_values) if num_past else None
         num_before = None if state is None else state.num_placeholders_b[:, None].expand_as(input_ids)
         if pixel_values is not None or bool(is_visual.any()):
-            if num_past or pixel_values is None:
-                got = "images after the prompt" if num_past else "placeholders without images"
-                raise ModelInputError(f"pixel_values: expected images and their placeholders in the prompt, got {got}")
-            images = self.get_image_features(pixel_values, pixel_attention_mask, spatial_shapes)
+            images = self._read_images(num_past, pixel_values, pixel_attention_mask, spatial_shapes)
             layout = Layout.of(
                 is_visual, num_images=images[0].shape[0], num_compressed=self.config.num_compressed_tokens
             )
@@ -154,6 +151,14 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         if past_key_values is not None and state is not None and not num_past:
             past_key_values.layers.append(state)
         return output
+
+    def _read_images(
+        self, num_past: int, pixel_values: Tensor | None, mask: Tensor | None, shapes: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if num_past or pixel_values is None:
+            got = "images after the prompt" if num_past else "placeholders without images"
+            raise ModelInputError(f"pixel_values: expected images and their placeholders in the prompt, got {got}")
+        return self.get_image_features(pixel_values, mask, shapes)
 
     def _merge_prompt(
         self,
