@@ -102,6 +102,20 @@ async def test_an_error_text_does_not_name_the_store_s_place(serving: Any, store
     assert "store/artifacts/" in (caught.value.details() or "")
 
 
+async def test_a_store_in_the_current_folder_spoils_no_error_text(
+    add_log: Any, store: Any, monkeypatch: pytest.MonkeyPatch, refusal: Any
+) -> None:
+    add_log()
+    monkeypatch.chdir(store.root)
+    server = Server(ServerConfig(listen="127.0.0.1:0", store=Path(), services=("artifact",)))
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = artifact_service_pb2_grpc.ArtifactServiceStub(channel)
+        _, text = await refusal(stub.GetManifest(artifact_service_pb2.GetManifestRequest(artifact="a.b")))
+    await server.stop(0)
+    assert text == "artifact 'a.b': no such tag in the store"
+
+
 async def test_overload_is_refused_at_once_while_health_answers(
     serving: Any, refusal: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def serve(
     max_concurrent: Annotated[int, typer.Option(min=1, help="Calls that may run at a time.")] = 64,
     reflection: Annotated[bool | None, typer.Option(help="By default only on a loopback address.")] = None,
     exit_with_stdin: Annotated[bool, typer.Option("--exit-with-stdin", help="Stop when standard input ends.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Log warnings and errors only.")] = False,
 ) -> None:
     """Serves the store's artifacts, models and jobs over gRPC until SIGTERM.
 
@@ -36,7 +37,7 @@ def serve(
     from vlmpress_services.server import ServerConfig
     from vlmpress_services.serving import serve as serve_until_stopped
 
-    logging.getLogger("vlmpress_services").setLevel(logging.INFO)
+    logging.getLogger("vlmpress_services").setLevel(logging.WARNING if quiet else logging.INFO)
     config = ServerConfig(
         listen=listen,
         store=store,

@@ -40,7 +40,7 @@ def served(
         LaunchError: It ended, or said nothing within three minutes.
     """
     command = [sys.executable, "-P", "-m", "vlmpress_services.cli", "serve", "--listen", "127.0.0.1:0"]
-    command += ["--store", str(store_root), "--services", services, "--exit-with-stdin", *options]
+    command += ["--store", str(store_root), "--services", services, "--exit-with-stdin", "--quiet", *options]
     with nullcontext() if log_file is None else log_file.open("ab") as log:
         child = subprocess.Popen(
             command,

@@ -65,7 +65,9 @@ class Server:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.address = ""
-        host = Host(store=LocalStore(config.store), max_models=config.max_models)
+        # Absolute, so that it can be told apart in error texts, and workers find it from anywhere.
+        self._root = config.store.resolve()
+        host = Host(store=LocalStore(self._root), max_models=config.max_models)
         self._services = {name: build_service(name, host) for name in config.services}
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server: grpc.aio.Server | None = None
@@ -77,7 +79,7 @@ class Server:
             ListenError: The address is taken or is none of this machine's.
         """
         server = self._server = grpc.aio.server(
-            interceptors=(AdmissionInterceptor(self.config.max_concurrent), ErrorInterceptor(self.config.store)),
+            interceptors=(AdmissionInterceptor(self.config.max_concurrent), ErrorInterceptor(self._root)),
             options=(
                 ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
                 # Without this a second server could share the port and take half of the calls.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from vlmpress_services.server import Server, ServerConfig
 
 GRACE_S = 5.0
+SWITCH_INTERVAL_S = 5e-4
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ def serve(config: ServerConfig, *, exit_with_stdin: bool) -> None:
     Raises:
         ListenError: The address cannot be listened on.
     """
+    # A model's thread gives the interpreter away only this often; the default of 5 ms is as long as a
+    # small model's whole answer, and its first token would wait for the last.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     stdout = claim_stdout()
     asyncio.run(_serve(config, stdout, exit_with_stdin))
     if any(thread.is_alive() and not thread.daemon for thread in threading.enumerate()[1:]):
