@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,10 +101,15 @@ def test_a_missing_package_names_its_extra(
     assert not store.root.exists()
 
 
+def refuse(_: Any) -> None:
+    raise ImportError("not installed: stagetrain")
+
+
+@pytest.mark.parametrize("commands", [None, SimpleNamespace(register=refuse)])
 def test_a_missing_main_job_names_its_extra(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], commands: Any
 ) -> None:
-    monkeypatch.setitem(sys.modules, "vlmpress_services.pipeline.commands", None)
+    monkeypatch.setitem(sys.modules, "vlmpress_services.pipeline.commands", commands)
     monkeypatch.setattr(cli, "app", cli.typer.Typer(no_args_is_help=True))
     for command in (("demo", "--seed", "1"), ("run", "x.yaml")):
         assert run(monkeypatch, *command) == 2

@@ -56,14 +56,14 @@ def _missing_pipeline() -> None:
 def _add_pipeline() -> None:
     try:
         from vlmpress_services.pipeline.commands import register
+
+        register(app)
     except ImportError:
         for name in ("run", "demo"):
             settings = {"allow_extra_args": True, "ignore_unknown_options": True}
             app.command(name, context_settings=settings, help="Not installed: needs the extra [pipeline].")(
                 _missing_pipeline
             )
-        return
-    register(app)
 
 
 def main() -> int:
