@@ -25,7 +25,7 @@ torch.set_num_threads(1)
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
 SPECIAL = ["<pad>", "<eos>", "<unk>", "<image>"]
-WORDS = [*SPECIAL, "USER", "ASSISTANT", ":", "what", "colour", "is", "this", "it", "not", "yes", "no", *COLOURS]
+WORDS = [*SPECIAL, "USER", "ASSISTANT", ":", "what", "colour", "is", "this", "it", "not", "or", "yes", "no", *COLOURS]
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'user' %}USER : {% else %}ASSISTANT : {% endif %}"
     "{% for c in m.content %}{% if c.type == 'image' %}<image> {% else %}{{ c.text }} {% endif %}{% endfor %}"

@@ -47,12 +47,15 @@ def write_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> N
 
 
 def save_tensors(folder: Path, model: torch.nn.Module, optimizer: Any) -> None:
-    """Writes every parameter and buffer once (tied ones too), and the optimizer's state."""
-    save_file(_model_tensors(model), folder / MODEL)
+    """Writes every parameter and buffer once (tied ones too), and the optimizer's state.
+
+    Raises:
+        CheckpointError: A file cannot be written.
+    """
+    _write(folder / MODEL, _model_tensors(model))
     state = optimizer.state_dict()["state"]
-    # An index cut from a longer tensor would keep all of it alive, hence the copies.
-    flat = {f"{index}.{name}": value.contiguous() for index, slots in state.items() for name, value in slots.items()}
-    save_file(flat, folder / OPTIMIZER)
+    flat = {f"{index}.{name}": value for index, slots in state.items() for name, value in slots.items()}
+    _write(folder / OPTIMIZER, flat)
 
 
 def load_model(folder: Path, model: torch.nn.Module) -> None:
@@ -104,6 +107,13 @@ def load_run(folder: Path) -> dict[str, Any]:
 
 def _model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {**{name: value.data for name, value in model.named_parameters()}, **dict(model.named_buffers())}
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: expected to write {len(tensors)} tensors, got {error}") from error
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

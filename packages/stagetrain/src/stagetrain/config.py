@@ -50,11 +50,19 @@ class TrainConfig:
             ("betas", self.betas, all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
             ("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
             ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0, "at least 0"),
-            ("save_every_steps", self.save_every_steps, (self.save_every_steps or 1) >= 1, "at least 1, or none"),
+            (
+                "save_every_steps",
+                self.save_every_steps,
+                self.save_every_steps is None or self.save_every_steps >= 1,
+                "at least 1, or none",
+            ),
         )
         for name, value, good, expected in checks:
             if not good:
                 raise ConfigError(f"training: {name}: expected {expected}, got {value!r}")
+
+    def _saves_sometimes(self) -> bool:
+        return self.save_every_steps is None or self.save_every_steps >= 1
 
 
 def learning_rate_factor(config: TrainConfig, step: int) -> float:

@@ -112,7 +112,7 @@ class Renderer:
         if len(marks) != int(has_image):
             raise TemplateError(f"question {question!r}: expected {int(has_image)} image marks, got {len(marks)}")
         border = marks[0] + 1 if marks else 0
-        if labels[border] != IGNORED or any(label != IGNORED for label in labels[:border]):
+        if any(label != IGNORED for label in labels[: border + 1]):
             raise TemplateError(f"question {question!r}: expected the image before the question's text, got it behind")
         prefix = full[: border - 1] + [self._image_token_id] * self._num_image_tokens if marks else []
         length, limit = len(prefix) + len(full) - border, self._tokenizer.model_max_length

@@ -108,6 +108,8 @@ class _StageTrainer(Trainer):
         self._batches = StepBatches(samples, collator, config.images_per_step, config.num_steps, config.seed)
         super().__init__(model, _arguments(config, scratch), train_dataset=self._batches)
         self.remove_callback(PrinterCallback)
+        # A batch is not cut into parts for several devices: images and rows differ in number.
+        self.args._n_gpu = 1
         # The loss is a mean over the batch's answer tokens; models need not know of Trainer's own count.
         self.model_accepts_loss_kwargs = False
 

@@ -1,0 +1,149 @@
+"""The command `stagetrain`."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import vlmpress.cli
+from stagetrain import training
+from stagetrain.config import TrainConfig
+from stagetrain.conversations import ConversationCollator
+from stagetrain.costs import plan_schedule
+from stagetrain.errors import StageTrainError
+from stagetrain.groups import ImageGroups
+from stagetrain.schedule import TABLE_1, Schedule, edge_schedule, named_schedule
+from vlmpress.artifact import ArtifactError, import_model_code
+from vlmpress.cli import UserError
+from vlmpress.data import DataError, load_records
+
+app = typer.Typer(help="Trains vision-language models with visual tokens pooled stage by stage.", no_args_is_help=True)
+
+
+@app.command()
+def schemes(
+    layers: Annotated[int, typer.Option(min=2, help="Decoder layers.")] = 32,
+    tokens: Annotated[int, typer.Option(min=1, help="Visual tokens of an image.")] = 576,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Shows the schemes of the paper's Table 1 and what their stages cost."""
+    rows: list[dict[str, Any]] = []
+    for name in TABLE_1:
+        _, costs = plan_schedule(name, layers, tokens)
+        stages = [
+            {
+                "fraction": cost.stage.fraction,
+                "layer": cost.stage.layer,
+                "stride": cost.stage.stride,
+                "visual_tokens": cost.visual_tokens,
+                "cr_percent": cost.cr_percent,
+                "prefill_tflops": cost.prefill_tflops,
+            }
+            for cost in costs
+        ]
+        rows.append({"name": name, "stages": stages})
+    if as_json:
+        print(json.dumps({"schemes": rows}))
+        return
+    print(f"{'scheme':<30}{'share':>7}{'layer':>7}{'stride':>8}{'tokens':>9}{'CR %':>9}")
+    for row in rows:
+        for stage in row["stages"]:
+            place = [str(stage[key] or "-") for key in ("layer", "stride")]
+            print(
+                f"{row['name']:<30}{stage['fraction']:>7.2f}{place[0]:>7}{place[1]:>8}"
+                f"{stage['visual_tokens']:>9}{stage['cr_percent']:>9.2f}"
+            )
+
+
+@app.command()
+def train(
+    model: Annotated[Path, typer.Option(help="Directory of a model and its processor (save_pretrained).")],
+    data: Annotated[Path, typer.Option(help="LLaVA JSON or JSONL, or JSONL {image, question, answer}.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of all stages.")],
+    out: Annotated[Path, typer.Option(help="Directory to write; must not exist.")],
+    images: Annotated[Path | None, typer.Option(help="Folder that image paths are relative to.")] = None,
+    scheme: Annotated[str, typer.Option(help="plain, a scheme of Table 1, or edge.")] = "plain",
+    connectors: Annotated[list[str] | None, typer.Option(help="Scheme edge: names trained first begin so.")] = None,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-5,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps of warmup.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 16,
+    questions: Annotated[int, typer.Option(min=1, help="Questions of an image in one epoch.")] = 6,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    checkpoints: Annotated[Path | None, typer.Option(help="Folder to save to and go on from.")] = None,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
+) -> None:
+    """Trains a model on conversations about images; records of the test split are left out."""
+    if out.exists():
+        raise UserError(f"{out}: expected a path that does not exist yet")
+    records = [record for record in load_records(data, images) if record.split != "test"]
+    if not records:
+        raise UserError(f"{data}: expected records to train on, got only the test split")
+    config = TrainConfig(
+        num_steps=steps,
+        learning_rate=learning_rate,
+        images_per_step=batch,
+        warmup_steps=warmup,
+        seed=seed,
+        save_every_steps=None if checkpoints is None else save_every,
+    )
+    loaded, processor = _load(model)
+    schedule = _schedule(scheme, connectors or [], loaded.config.get_text_config().num_hidden_layers)
+    collator = ConversationCollator(processor, _image_tokens(loaded, processor), questions, seed=seed)
+    with vlmpress.cli.progress(f"train {schedule.name}") as bar:
+        result = training.train(
+            loaded,
+            ImageGroups(records),
+            collator,
+            schedule,
+            config,
+            checkpoint_dir=checkpoints,
+            on_progress=bar.update,
+        )
+    _save(loaded, processor, out)
+    tail = result.losses[-20:]
+    print(json.dumps({"out": str(out), "steps": result.num_steps, "loss": sum(tail) / len(tail)}))
+
+
+def _schedule(name: str, connectors: list[str], num_layers: int) -> Schedule:
+    return edge_schedule(connectors) if name == "edge" else named_schedule(name, num_layers)
+
+
+def _load(directory: Path) -> tuple[Any, Any]:
+
+    try:
+        import_model_code(directory)
+        model = AutoModelForImageTextToText.from_pretrained(directory)
+        return model, AutoProcessor.from_pretrained(directory)
+    except (ArtifactError, OSError, ValueError) as error:
+        raise UserError(f"{directory}: expected a model directory with a processor, got {error}") from error
+
+
+def _image_tokens(model: Any, processor: Any) -> int:
+    """Placeholders that serving puts into a prompt for one image."""
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}], tokenize=False
+    )
+    ids = processor(images=[Image.new("RGB", (64, 64))], text=[text])["input_ids"][0]
+    return list(ids).count(processor.image_token_id)
+
+
+def _save(model: Any, processor: Any, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    try:
+        model.save_pretrained(draft)
+        processor.save_pretrained(draft)
+        draft.chmod(0o755)
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def main() -> int:
+    """Runs the command and gives its exit code."""
+    return vlmpress.cli.run(app, (StageTrainError, DataError))

@@ -1,0 +1,49 @@
+import ast
+from pathlib import Path
+
+import stagetrain
+
+PUBLIC = {
+    "TABLE_1",
+    "Compressor",
+    "ConversationCollator",
+    "ImageGroups",
+    "Sample",
+    "Schedule",
+    "Stage",
+    "StageCost",
+    "StageTrainError",
+    "StepBatches",
+    "TrainConfig",
+    "TrainResult",
+    "attach",
+    "compression_ratio_percent",
+    "draw_questions",
+    "edge_schedule",
+    "learning_rate_factor",
+    "named_schedule",
+    "plan_schedule",
+    "train",
+    "visual_token_count",
+}
+
+
+def test_the_public_names_are_pinned() -> None:
+    assert set(stagetrain.__all__) == PUBLIC
+    assert all(hasattr(stagetrain, name) for name in PUBLIC)
+
+
+def test_the_package_file_only_imports() -> None:
+    tree = ast.parse(Path(stagetrain.__file__).read_text(encoding="utf-8"))
+    kinds = [type(node) for node in tree.body]
+    assert set(kinds) <= {ast.Expr, ast.ImportFrom, ast.Assign}
+
+
+def test_errors_are_also_builtins() -> None:
+    from stagetrain import errors
+
+    leaves = [value for value in vars(errors).values() if isinstance(value, type) and value.__base__ is not Exception]
+    assert leaves
+    for leaf in leaves:
+        assert issubclass(leaf, stagetrain.StageTrainError)
+        assert any(base.__module__ == "builtins" and base is not Exception for base in leaf.__bases__)

@@ -1,0 +1,81 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stagetrain import TABLE_1, Schedule, Stage, edge_schedule, named_schedule
+from stagetrain.errors import ScheduleError, UnknownSchemeError
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "expected"), [(32, (2, 16)), (28, (2, 14)), (4, (1, 2)), (2, (1, 1)), (80, (5, 40))]
+)
+def test_layers_scale_with_depth(num_layers: int, expected: tuple[int, int]) -> None:
+    stages = named_schedule("three_stage_deeper", num_layers).stages
+    assert (stages[0].layer, stages[1].layer) == expected
+    assert (stages[2].layer, stages[2].stride) == (None, None)
+
+
+def test_every_scheme_ends_without_compression_and_fills_the_run() -> None:
+    for name in (*TABLE_1, "plain"):
+        for num_layers in range(2, 70):
+            schedule = named_schedule(name, num_layers)
+            assert schedule.stages[-1].layer is None
+            assert all(1 <= (stage.layer or 1) < num_layers for stage in schedule.stages)
+            assert {schedule.stage_index(step, 100) for step in range(100)} == set(range(len(schedule.stages)))
+
+
+@given(st.integers(1, 500), st.lists(st.floats(0.01, 1), min_size=1, max_size=6))
+def test_stages_follow_in_order_and_end_at_the_nearest_step(num_steps: int, weights: list[float]) -> None:
+    fractions = [weight / sum(weights) for weight in weights]
+    schedule = Schedule("drawn", tuple(Stage(fraction=min(fraction, 1.0)) for fraction in fractions))
+    indices = [schedule.stage_index(step, num_steps) for step in range(num_steps)]
+    assert indices == sorted(indices)
+    for index in range(len(fractions)):
+        end = sum(fractions[: index + 1]) * num_steps
+        assert abs(sum(found <= index for found in indices) - end) <= 0.5 + 1e-6
+
+
+def test_thirds_divide_evenly() -> None:
+    schedule = named_schedule("three_stage_wider", 32)
+    assert [schedule.stage_index(step, 9) for step in range(9)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert schedule.stage_index(9, 9) == 2
+
+
+def test_a_scheme_for_connectors_trains_them_first() -> None:
+    first, second = edge_schedule(["compressor.", "fusion."], 0.25, (2.0, 1.0)).stages
+    assert (first.trainable, first.fraction, first.learning_rate_scale) == (("compressor.", "fusion."), 0.25, 2.0)
+    assert (second.trainable, second.fraction) == ((), 0.75)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"fraction": 0.0},
+        {"fraction": 1.5},
+        {"fraction": float("nan")},
+        {"fraction": 1.0, "layer": 2},
+        {"fraction": 1.0, "stride": 2},
+        {"fraction": 1.0, "layer": 0, "stride": 2},
+        {"fraction": 1.0, "layer": 1, "stride": 0},
+        {"fraction": 1.0, "learning_rate_scale": 0.0},
+        {"fraction": 1.0, "learning_rate_scale": float("inf")},
+    ],
+)
+def test_impossible_stages_are_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(ScheduleError, match="expected"):
+        Stage(**fields)
+
+
+def test_impossible_schedules_are_refused() -> None:
+    with pytest.raises(ScheduleError, match="sum to 1"):
+        Schedule("half", (Stage(fraction=0.5),))
+    with pytest.raises(ScheduleError, match="sum to 1"):
+        Schedule("none", ())
+    with pytest.raises(ScheduleError, match="at least 2 layers"):
+        named_schedule("two_stage", 1)
+    with pytest.raises(UnknownSchemeError, match="two_stage"):
+        named_schedule("edge", 4)
+    with pytest.raises(ScheduleError, match="scheme edge"):
+        edge_schedule([])
+    with pytest.raises(ScheduleError, match="a step of a run"):
+        named_schedule("plain", 4).stage_index(-1, 5)

@@ -1,0 +1,41 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stagetrain import TABLE_1, Schedule, Stage, edge_schedule, named_schedule, plan_schedule, wire
+from stagetrain.errors import ScheduleError
+from vlmpress.stagetrain.v1 import stagetrain_pb2 as pb
+
+POINTS = st.one_of(st.just((None, None)), st.tuples(st.integers(1, 1000), st.integers(1, 1000)))
+
+
+@given(POINTS, st.floats(0.01, 1), st.lists(st.text()), st.floats(1e-6, 1e6))
+def test_stages_make_the_round_trip(
+    point: tuple[int | None, int | None], fraction: float, trainable: list[str], scale: float
+) -> None:
+    layer, stride = point
+    stage = Stage(fraction=fraction, layer=layer, stride=stride, trainable=tuple(trainable), learning_rate_scale=scale)
+    message = pb.Stage.FromString(wire.stage_to_proto(stage).SerializeToString())
+    assert wire.stage_from_proto(message) == stage
+
+
+@pytest.mark.parametrize("schedule", [edge_schedule(["a.", "b."]), *(named_schedule(name, 32) for name in TABLE_1)])
+def test_schedules_make_the_round_trip(schedule: Schedule) -> None:
+    assert wire.schedule_from_proto(wire.schedule_to_proto(schedule)) == schedule
+
+
+def test_costs_make_the_round_trip() -> None:
+    for cost in plan_schedule("four_stage_wider_then_deeper", 24, 64)[1]:
+        assert wire.cost_from_proto(wire.cost_to_proto(cost)) == cost
+
+
+def test_an_unset_scale_is_one() -> None:
+    assert wire.stage_from_proto(pb.Stage(fraction=1)).learning_rate_scale == 1
+
+
+@pytest.mark.parametrize(
+    "message", [pb.Stage(), pb.Stage(fraction=1, layer=3), pb.Stage(fraction=1, layer=0, stride=2)]
+)
+def test_impossible_messages_are_refused(message: pb.Stage) -> None:
+    with pytest.raises(ScheduleError):
+        wire.stage_from_proto(message)
