@@ -58,7 +58,7 @@ class DistillStep:
     """The three steps of VLsI."""
 
     num_verbalization_steps: int = 100
-    num_interaction_steps: int = 400
+    num_interaction_steps: int = 900
     num_sft_steps: int = 300
     verbalization_learning_rate: float = 1e-3
     interaction_learning_rate: float = 3e-3
@@ -82,7 +82,7 @@ class EdgeStep:
 
     num_compressed_tokens: int = 16
     fusion: Literal["none", "cross", "decoder", "combined"] = "combined"
-    num_steps: int = 400
+    num_steps: int = 500
     connector_share: float = 0.25
     learning_rate: float = 2e-3
     full_learning_rate_scale: float = 0.5

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, CLIPVisionModel, LlavaForConditionalGeneration
 
-from edgevlm import build_from_llava
+from edgevlm import EdgeModelSpec, build_from_llava
+from edgevlm.wire import spec_to_proto
 from stagetrain import ConversationCollator, ImageGroups, Schedule, TrainConfig, edge_schedule, named_schedule, train
 from tokenreduce import attach, calibrate, detach, features_of
 from tokenreduce.wire import policy_from_proto, policy_to_proto
 from vlmpress.artifact import Artifact, write_policy
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.data import Record
-from vlmpress.edgevlm.v1 import edgevlm_pb2
 from vlmpress_services.pipeline.config import EdgeStep, ReductionStep, TowerStep, TrainStep
 from vlmpress_services.pipeline.datasets import open_dataset
 from vlmpress_services.pipeline.stepping import Outcome, Work
@@ -140,7 +140,7 @@ def make_edge(student: Artifact, dataset: Artifact, config: EdgeStep, seed: int,
         model, processor, config.num_compressed_tokens, open_dataset(dataset).train, schedule, settings, work
     )
     _save(model.bfloat16(), processor, work.path)
-    return Outcome(_edge_spec(model.config), {"final_loss_nats": _tail_mean(losses)})
+    return Outcome(spec_to_proto(EdgeModelSpec.of(model.config)), {"final_loss_nats": _tail_mean(losses)})
 
 
 def open_llava(artifact: Artifact) -> tuple[LlavaForConditionalGeneration, Any]:
@@ -180,16 +180,6 @@ def model_spec(model: Any) -> artifact_pb2.Model:
     """Specification of a model artifact, tied parameters counted once."""
     num_params = sum(parameter.numel() for parameter in model.parameters())
     return artifact_pb2.Model(model_type=model.config.model_type, num_params=num_params)
-
-
-def _edge_spec(config: Any) -> edgevlm_pb2.EdgeModel:
-    return edgevlm_pb2.EdgeModel(
-        vision_encoder=config.vision_encoder,
-        compressor=config.compressor,
-        fusion=config.fusion,
-        num_visual_tokens=config.num_visual_tokens,
-        num_compressed_tokens=config.num_compressed_tokens,
-    )
 
 
 def _tail_mean(losses: Sequence[float]) -> float:
