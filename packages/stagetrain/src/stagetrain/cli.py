@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils.logging import disable_progress_bar
 
 import vlmpress.cli
 from stagetrain import training
@@ -115,6 +116,8 @@ def _schedule(name: str, connectors: list[str], num_layers: int) -> Schedule:
 
 def _load(directory: Path) -> tuple[Any, Any]:
 
+    # Its bars for reading and writing a file would stand between ours and the one line of an error.
+    disable_progress_bar()
     try:
         import_model_code(directory)
         model = AutoModelForImageTextToText.from_pretrained(directory)
