@@ -27,6 +27,8 @@ from vlmpress_services.pipeline.stepping import Outcome, Stepper, Work
 
 DISTRIBUTIONS = ("contracts", "quantpack", "tokenreduce", "stagetrain", "verbdistill", "edgevlm", "services")
 SERVICES = "artifact,evaluation,edgevlm"
+# At this size a second thread, or one that spins while it waits, only takes time from the others.
+THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 REPORT_FILES = ("report.json", "report.md", "report.html")
 
 
@@ -43,11 +45,13 @@ def run(config: RunConfig, command: str, only: str | None = None) -> dict[str, A
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     stepper = Stepper(config.out, config.seed, _versions())
+    # Before any cluster starts: bad data is the commonest mistake, and says so at once.
+    dataset = stepper.run("dataset", _data_key(config), (), partial(make_dataset, config.data, config.seed))
     with open_runner(config.runner) as runner:
-        models, dataset = _make_models(config, stepper, runner, only)
+        models = _make_models(config, dataset, stepper, runner, only)
         if only is not None:
             return None
-        with served(stepper.store.root, SERVICES, log_file=config.out / "server.log") as address:
+        with served(stepper.store.root, SERVICES, environment=THREADS, log_file=config.out / "server.log") as address:
             variants = [
                 Variant(name, model, _evaluate(name, model, dataset, address, stepper, runner))
                 for name, model in models.items()
@@ -56,11 +60,10 @@ def run(config: RunConfig, command: str, only: str | None = None) -> dict[str, A
 
 
 def _make_models(
-    config: RunConfig, stepper: Stepper, runner: Runner, only: str | None
-) -> tuple[dict[str, Artifact], Artifact]:
-    """Every variant's model by name, and the dataset; ends after the step `only`."""
+    config: RunConfig, dataset: Artifact, stepper: Stepper, runner: Runner, only: str | None
+) -> dict[str, Artifact]:
+    """Every variant's model by name; ends after the step `only`."""
     seed, models = config.seed, dict[str, Artifact]()
-    dataset = stepper.run("dataset", _data_key(config), (), partial(make_dataset, config.data, seed))
     data = ("dataset", dataset)
     tower = stepper.run(
         "tower", asdict(config.tower), [data], partial(training.make_tower, dataset, config.tower, seed)
@@ -72,7 +75,7 @@ def _make_models(
 
     models["teacher"] = teacher = fresh("teacher", config.teacher)
     if only == "teacher":
-        return models, dataset
+        return models
     models["student_sft"] = fresh("student_sft", config.student_sft)
     distillation = stepper.run(
         "distillation",
@@ -104,7 +107,7 @@ def _make_models(
     models["edge_packed"] = stepper.run(
         "edge_packed", asdict(config.pack), [("model", edge)], partial(_make_packed, edge, config.pack)
     )
-    return models, dataset
+    return models
 
 
 def _make_packed(edge: Artifact, config: PackStep, work: Work) -> Outcome:

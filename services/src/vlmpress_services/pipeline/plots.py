@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 def _svg(figure: Figure) -> str:
     """The figure without XML header, ready to stand inside a page; same figure, same text."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 

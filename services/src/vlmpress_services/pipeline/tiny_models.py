@@ -1,5 +1,6 @@
 """Small models of the real Hugging Face classes, to be trained from scratch."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -138,8 +139,10 @@ def build_llava(
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
+    vision = copy.deepcopy(tower.config)
+    vision._name_or_path = ""  # where it was loaded from is nobody's business later
     config = LlavaConfig(
-        vision_config=tower.config,
+        vision_config=vision,
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
         vision_feature_layer=-1,
