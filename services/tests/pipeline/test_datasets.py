@@ -55,3 +55,10 @@ def test_a_missing_image_is_named(tmp_path):
     with pytest.raises(DataError, match=r"record 0: image: expected a file, got none at .*a/0\.png"):
         _make(tmp_path, DataConfig(file=file, images=tmp_path / "images"))
     assert not list((tmp_path / "out" / "store").glob("artifacts/*"))
+
+
+def test_text_alone_is_refused(tmp_path):
+    file = tmp_path / "text.jsonl"
+    file.write_text("".join(json.dumps({"id": i, "question": f"q{i}", "answer": "a"}) + "\n" for i in range(20)))
+    with pytest.raises(DataError, match=r"text\.jsonl: expected training records with images"):
+        _make(tmp_path, DataConfig(file=file))

@@ -1,9 +1,10 @@
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from vlmpress.data import Record, Turn
+from vlmpress.data import DataError, Record, Turn
 from vlmpress_services.pipeline.tower import _masked_loss, attribute_task
 
 
@@ -35,3 +36,8 @@ def test_loss_is_the_mean_of_each_questions_own_cross_entropy():
         ]
     ).mean()
     torch.testing.assert_close(_masked_loss(logits, labels, starts), expected)
+
+
+def test_questions_that_never_recur_are_refused():
+    with pytest.raises(DataError, match="3 questions about 3 images"):
+        attribute_task([_record(f"{i}.png", f"question {i}", "yes") for i in range(3)])

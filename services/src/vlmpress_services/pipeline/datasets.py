@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlmpress.artifact import Artifact
-from vlmpress.data import QuestionPrior, Record, load_records, split_records, write_records
+from vlmpress.data import DataError, QuestionPrior, Record, load_records, split_records, write_records
 from vlmpress.dataset.v1 import dataset_pb2
 from vlmpress_services.pipeline.config import DataConfig
 from vlmpress_services.pipeline.runners import OnProgress
@@ -57,6 +57,9 @@ def make_dataset(config: DataConfig, seed: int, work: Work) -> Outcome:
         )
     else:
         train, test = split_records(load_records(config.file, config.images), seed)
+        for name, records in (("training", train), ("test", test)):
+            if all(record.image is None for record in records):
+                raise DataError(f"{config.file}: expected {name} records with images, got none")
         copied = _copy_images([*train, *test], images, work.progress.update)
         train, test = ([_moved(record, copied) for record in records] for records in (train, test))
     write_records(work.path / RECORDS, [*train, *test], images)

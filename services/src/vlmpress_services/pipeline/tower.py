@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPVisionModel
 
-from vlmpress.data import Record
+from vlmpress.data import DataError, Record
 
 BETAS = (0.9, 0.98)
 MAX_QUESTIONS = 256
@@ -47,13 +47,23 @@ class AttributeTask:
 
 
 def attribute_task(records: Sequence[Record]) -> AttributeTask:
-    """Labels each image with its answers to the questions asked about at least 1% of the images (256 at most)."""
+    """Labels each image with its answers to the questions asked about at least 1% of the images (256 at most).
+
+    Raises:
+        DataError: No question recurs.
+    """
     by_image: dict[Path, list[tuple[str, str]]] = defaultdict(list)
     for record in records:
-        if record.image is not None and len(record.turns) == 1:
-            by_image[record.image].append((record.turns[0].question.lower(), record.turns[0].answer.lower()))
+        if record.image is not None:
+            by_image[record.image] += [(turn.question.lower(), turn.answer.lower()) for turn in record.turns]
     counts = Counter(question for asked in by_image.values() for question, _ in asked)
-    common = [q for q, n in counts.most_common(MAX_QUESTIONS) if n >= MIN_IMAGE_SHARE * len(by_image)]
+    least = max(2, MIN_IMAGE_SHARE * len(by_image))
+    common = [question for question, count in counts.most_common(MAX_QUESTIONS) if count >= least]
+    if not common:
+        raise DataError(
+            f"training data: expected questions that recur about different images, for the vision tower to learn from; "
+            f"got {len(counts)} questions about {len(by_image)} images, none of them {least:.0f} times"
+        )
     answers: dict[str, dict[str, int]] = {question: {} for question in common}
     images, labels = [], []
     for image, asked in by_image.items():
