@@ -22,8 +22,9 @@ from vlmpress_services.pipeline.datasets import make_dataset
 from vlmpress_services.pipeline.distillation import export_student, make_distillation, read_matches
 from vlmpress_services.pipeline.evaluation import evaluate
 from vlmpress_services.pipeline.reporting import RunFacts, Variant, report_fields, write_report
-from vlmpress_services.pipeline.runners import Runner, open_runner
+from vlmpress_services.pipeline.runners import Runner
 from vlmpress_services.pipeline.stepping import Outcome, Stepper, Work
+from vlmpress_services.workers.opening import open_runner
 
 DISTRIBUTIONS = ("contracts", "quantpack", "tokenreduce", "stagetrain", "verbdistill", "edgevlm", "services")
 SERVICES = "artifact,evaluation,edgevlm"

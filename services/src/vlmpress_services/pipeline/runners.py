@@ -1,11 +1,7 @@
-"""Where work runs: in this process, or on Ray through `workers`; the results are the same."""
+"""What runs work, and the runner that needs nothing: this process."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from typing import Any, Protocol
-
-from vlmpress.cli import UserError
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -42,19 +38,3 @@ class LocalRunner:
             results.append(function(*each))
             on_progress(number, len(arguments), "")
         return results
-
-
-def open_runner(name: str) -> AbstractContextManager[Runner]:
-    """A runner for the length of a block; "auto" is Ray when it is installed.
-
-    Raises:
-        UserError: Ray was asked for and is not installed.
-    """
-    has_ray = find_spec("ray") is not None
-    if name == "local" or (name == "auto" and not has_ray):
-        return nullcontext(LocalRunner())
-    if not has_ray:
-        raise UserError("runner ray: expected Ray to be installed (pip install 'vlmpress-services[ray]')")
-    from vlmpress_services.workers.ray_runner import ray_runner
-
-    return ray_runner()

@@ -1,1 +1,1 @@
-"""Ray workers: the only place that imports ray."""
+"""Where work runs; the only place that imports ray."""
