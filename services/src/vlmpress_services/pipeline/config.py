@@ -113,13 +113,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     tower: TowerStep = field(default_factory=TowerStep)
     teacher: TrainStep = field(
-        default_factory=lambda: TrainStep(
-            num_layers=4,
-            num_steps=1500,
-            learning_rate=3e-3,
-            scheme="three_stage_deeper",
-            lr_schedule="warmup_stable_decay",
-        )
+        default_factory=lambda: TrainStep(num_layers=4, num_steps=2200, learning_rate=2e-3, scheme="three_stage_deeper")
     )
     student_sft: TrainStep = field(default_factory=lambda: TrainStep(num_steps=700, learning_rate=3e-3))
     distill: DistillStep = field(default_factory=DistillStep)

@@ -105,6 +105,8 @@ def ray_runner() -> Iterator[RayRunner]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
+            # Workers do the work here, so they yield to nobody; Ray would run them at niceness 15.
+            _system_config={"worker_niceness": 0},
             _node_ip_address="127.0.0.1",
         )
     try:
