@@ -15,6 +15,7 @@ from quantpack import Scheme
 from quantpack import pack as pack_model
 from vlmpress.artifact import Artifact, digest_file, read
 from vlmpress.artifact.v1 import artifact_pb2
+from vlmpress.data import DataError
 from vlmpress_services.launch import served
 from vlmpress_services.pipeline import training
 from vlmpress_services.pipeline.config import PackStep, RunConfig
@@ -155,6 +156,8 @@ def _data_key(config: RunConfig) -> dict[str, Any]:
     """The data step's configuration; a file counts by its content, its images by name, size and time."""
     key = asdict(config.data)
     if config.data.file is not None:
+        if not config.data.file.is_file():
+            raise DataError(f"{config.data.file}: expected a readable dataset file, got none")
         key["sha256"] = digest_file(config.data.file)
         folder = config.data.images or config.data.file.parent
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
