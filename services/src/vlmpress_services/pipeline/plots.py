@@ -47,10 +47,13 @@ def matched_layers_svg(first: Sequence[Sequence[int]], last: Sequence[Sequence[i
     figure = Figure(figsize=(5.2, 2.6))
     for position, (title, counts) in enumerate((("first tenth", first), ("last tenth", last)), 1):
         axes = figure.add_subplot(1, 2, position)
-        axes.imshow(counts, cmap="Blues", aspect="auto", vmin=0)
+        most = max(max(row) for row in counts)
+        edges = (0.5, len(counts[0]) + 0.5, len(counts) + 0.5, 0.5)
+        axes.imshow(counts, cmap="Blues", aspect="auto", vmin=0, extent=edges)
         for row, values in enumerate(counts):
             for column, value in enumerate(values):
-                axes.text(column, row, str(value), ha="center", va="center", fontsize=7)
+                color = "white" if value > 0.6 * most else "black"
+                axes.text(column + 1, row + 1, str(value), ha="center", va="center", fontsize=7, color=color)
         axes.set(title=title, xlabel="teacher target", ylabel="student target" if position == 1 else "")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
