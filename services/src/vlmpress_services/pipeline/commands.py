@@ -97,8 +97,8 @@ def _run(config: "RunConfig", *, only: str | None, **overrides: Any) -> None:
 
 def _show(fields: dict[str, Any]) -> None:
     table = Table(title=f"{fields['data']['name']}: question only {fields['data']['question_only_accuracy']:.3f}")
-    for name in ("variant", "accuracy", "yes/no", "parameters", "kB on disk", "visual tokens", "TTFT ms"):
-        table.add_column(name, justify="left" if name == "variant" else "right")
+    for name in ("variant", "accuracy", "yes/no", "params", "kB", "tokens", "TTFT ms"):
+        table.add_column(name, justify="left" if name == "variant" else "right", no_wrap=True)
     for variant in fields["variants"]:
         table.add_row(
             variant["name"],
