@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from quantpack import Scheme
 from quantpack import pack as pack_model
-from vlmpress.artifact import Artifact, digest_file, read
+from vlmpress.artifact import Artifact, digest_file
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.data import DataError
 from vlmpress_services.launch import served
@@ -25,6 +25,7 @@ from vlmpress_services.pipeline.evaluation import evaluate
 from vlmpress_services.pipeline.reporting import RunFacts, Variant, report_fields, write_report
 from vlmpress_services.pipeline.runners import Runner
 from vlmpress_services.pipeline.stepping import Outcome, Stepper, Work
+from vlmpress_services.store import LocalStore
 from vlmpress_services.workers.opening import open_runner
 
 DISTRIBUTIONS = ("contracts", "quantpack", "tokenreduce", "stagetrain", "verbdistill", "edgevlm", "services")
@@ -176,12 +177,6 @@ def _versions(third_party: bool = False) -> dict[str, str]:
     return found
 
 
-def store_path(config: RunConfig) -> Path:
-    """Where the run's artifacts lie."""
-    return config.out / "store"
-
-
 def model_directory(config: RunConfig, name: str) -> Path:
     """Directory of a step's artifact of a finished run."""
-    digest = (store_path(config) / "tags" / name).read_text(encoding="ascii").strip()
-    return read(store_path(config) / "artifacts" / digest).path
+    return LocalStore(config.out / "store").resolve(name).path

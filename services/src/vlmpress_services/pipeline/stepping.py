@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +123,14 @@ class Stepper:
 
     def _find(self, key: str) -> StepRecord | None:
         try:
-            fields = json.loads((self._done / f"{key}.json").read_text(encoding="utf-8"))
-            self.store.verify(fields["digest"])
-        except (FileNotFoundError, NotFoundError):
+            record = StepRecord(**json.loads((self._done / f"{key}.json").read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None  # never made, or the record was cut by a power loss: made again
+        try:
+            self.store.verify(record.digest)
+        except NotFoundError:
             return None
-        return StepRecord(**{**fields, "reused": True})
+        return replace(record, reused=True)
 
     def _remember(self, key: str, record: StepRecord) -> None:
         self._done.mkdir(parents=True, exist_ok=True)
