@@ -18,6 +18,17 @@ def test_plain_lines_come_every_ten_seconds(
     assert shown.err == "train: 3/6 loss 3 (12 s left)\ntrain: 6/6 loss 6 (0 s left)\n"
 
 
+def test_a_resumed_steps_time_left_counts_only_what_was_done_since(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 1.0, 20.0])
+    monkeypatch.setattr(progress_bars.time, "monotonic", lambda: next(clock))
+    with progress("train") as bar:
+        bar.update(81, 200)
+        bar.update(100, 200)
+    assert capsys.readouterr().err == "train: 100/200  (100 s left)\n"
+
+
 def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     with progress("train") as bar:

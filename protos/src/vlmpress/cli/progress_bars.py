@@ -20,17 +20,20 @@ class Progress:
         self._bars = bars
         self._task = bars.add_task(title, total=None) if bars is not None else None
         self._start_s = self._last_s = time.monotonic()
+        self._start_done: int | None = None
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Shows `done` of `total`, the time left and a note."""
         if self._bars is not None and self._task is not None:
             self._bars.update(self._task, completed=done, total=total, description=f"{self._title} {note}".rstrip())
             return
+        if self._start_done is None and done:
+            self._start_done = done - 1  # a resumed step begins in the middle; what was done before tells no speed
         now_s = time.monotonic()
-        if now_s - self._last_s < PLAIN_INTERVAL_S or not done:
+        if now_s - self._last_s < PLAIN_INTERVAL_S or self._start_done is None:
             return
         self._last_s = now_s
-        left_s = (now_s - self._start_s) * (total - done) / done
+        left_s = (now_s - self._start_s) * (total - done) / max(1, done - self._start_done)
         print(f"{self._title}: {done}/{total} {note} ({left_s:.0f} s left)", file=sys.stderr, flush=True)
 
 
