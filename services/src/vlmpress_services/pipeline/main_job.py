@@ -15,7 +15,7 @@ from quantpack import Scheme
 from quantpack import pack as pack_model
 from vlmpress.artifact import Artifact, digest_file
 from vlmpress.artifact.v1 import artifact_pb2
-from vlmpress.data import DataError
+from vlmpress.data import load_records
 from vlmpress_services.launch import served
 from vlmpress_services.pipeline import training
 from vlmpress_services.pipeline.config import PackStep, RunConfig
@@ -47,7 +47,7 @@ def run(config: RunConfig, command: str, only: str | None = None) -> dict[str, A
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    stepper = Stepper(config.out, config.seed, _versions())
+    stepper = Stepper(config.out.resolve(), config.seed, _versions())
     # Before any cluster starts: bad data is the commonest mistake, and says so at once.
     dataset = stepper.run("dataset", _data_key(config), (), partial(make_dataset, config.data, config.seed))
     with open_runner(config.runner) as runner:
@@ -157,14 +157,10 @@ def _data_key(config: RunConfig) -> dict[str, Any]:
     """The data step's configuration; a file counts by its content, its images by name, size and time."""
     key = asdict(config.data)
     if config.data.file is not None:
-        if not config.data.file.is_file():
-            raise DataError(f"{config.data.file}: expected a readable dataset file, got none")
+        records = load_records(config.data.file, config.data.images)
+        images = sorted({record.image for record in records if record.image is not None})
         key["sha256"] = digest_file(config.data.file)
-        folder = config.data.images or config.data.file.parent
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        key["images"] = [
-            [str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files
-        ]
+        key["images"] = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in images]
     return key
 
 
