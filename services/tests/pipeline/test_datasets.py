@@ -5,7 +5,7 @@ from PIL import Image
 
 from vlmpress.data import DataError
 from vlmpress_services.pipeline.config import DataConfig
-from vlmpress_services.pipeline.datasets import make_dataset, open_dataset
+from vlmpress_services.pipeline.datasets import make_dataset, read_evaluation, read_split
 from vlmpress_services.pipeline.stepping import Stepper
 
 
@@ -30,10 +30,10 @@ def _llava_file(tmp_path, count=20):
 
 def test_generated_data_has_the_sizes_asked_for(tmp_path):
     artifact = _make(tmp_path, DataConfig(num_train_images=12, num_test_images=5, max_eval_questions=17))
-    data = open_dataset(artifact)
-    assert len({r.image for r in data.train}) == 12
-    assert len({r.image for r in data.test}) == 5
-    assert len(data.evaluation) == 17
+    path = artifact.path
+    assert len({r.image for r in read_split(path, "train")}) == 12
+    assert len({r.image for r in read_split(path, "test")}) == 5
+    assert len(read_evaluation(path)) == 17
     spec = artifact.manifest.dataset
     assert (spec.name, spec.num_train, spec.num_test) == ("shapes", 72, 30)
     assert 0 < spec.question_only_accuracy < 1
@@ -41,12 +41,12 @@ def test_generated_data_has_the_sizes_asked_for(tmp_path):
 
 def test_a_users_file_is_split_by_image_and_asked_turn_by_turn(tmp_path):
     config = DataConfig(name="own", file=_llava_file(tmp_path), images=tmp_path / "images")
-    data = open_dataset(_make(tmp_path, config))
-    assert len(data.test) == 2
-    assert len(data.train) == 18
-    assert len({r.image for r in [*data.train, *data.test]}) == 20
-    assert [len(r.turns) for r in data.evaluation] == [1, 1, 1, 1]
-    assert {r.turns[0].question for r in data.evaluation} == {"what is it?", "red?"}
+    path = _make(tmp_path, config).path
+    assert len(read_split(path, "test")) == 2
+    assert len(read_split(path, "train")) == 18
+    assert len({r.image for r in [*read_split(path, "train"), *read_split(path, "test")]}) == 20
+    assert [len(r.turns) for r in read_evaluation(path)] == [1, 1, 1, 1]
+    assert {r.turns[0].question for r in read_evaluation(path)} == {"what is it?", "red?"}
 
 
 def test_a_missing_image_is_named(tmp_path):

@@ -3,10 +3,9 @@
 import random
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from vlmpress.artifact import Artifact
 from vlmpress.data import DataError, QuestionPrior, Record, load_records, split_records, write_records
 from vlmpress.dataset.v1 import dataset_pb2
 from vlmpress_services.pipeline.config import DataConfig
@@ -17,26 +16,14 @@ from vlmpress_services.pipeline.stepping import Outcome, Work
 RECORDS, EVALUATION, IMAGES = "records.jsonl", "evaluation.jsonl", "images"
 
 
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """A dataset artifact's records: training, test, and the test questions that are evaluated."""
-
-    train: list[Record]
-    test: list[Record]
-    evaluation: list[Record]
+def read_split(path: Path, split: str) -> list[Record]:
+    """The "train" or "test" records of a dataset artifact's directory."""
+    return [record for record in load_records(path / RECORDS, path / IMAGES) if record.split == split]
 
 
-def open_dataset(artifact: Artifact) -> Dataset:
-    """Reads a dataset artifact."""
-    return read_dataset(artifact.path)
-
-
-def read_dataset(path: Path) -> Dataset:
-    """Reads a dataset artifact's directory."""
-    records = load_records(path / RECORDS, path / IMAGES)
-    train = [record for record in records if record.split == "train"]
-    test = [record for record in records if record.split == "test"]
-    return Dataset(train, test, load_records(path / EVALUATION, path / IMAGES))
+def read_evaluation(path: Path) -> list[Record]:
+    """The test questions that are evaluated, one turn each, of a dataset artifact's directory."""
+    return load_records(path / EVALUATION, path / IMAGES)
 
 
 def make_dataset(config: DataConfig, seed: int, work: Work) -> Outcome:

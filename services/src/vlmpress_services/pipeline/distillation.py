@@ -11,7 +11,7 @@ from verbdistill import DistillConfig, distill
 from verbdistill.wire import DistillationSpec, distillation_to_proto
 from vlmpress.artifact import Artifact, read
 from vlmpress_services.pipeline.config import DistillStep, TrainStep
-from vlmpress_services.pipeline.datasets import read_dataset
+from vlmpress_services.pipeline.datasets import read_split
 from vlmpress_services.pipeline.runners import OnProgress, Runner
 from vlmpress_services.pipeline.stepping import Outcome, Work
 from vlmpress_services.pipeline.training import SHAPE, fresh_llava, model_spec
@@ -45,7 +45,7 @@ def distil_student(
     """
     student, processor = fresh_llava(read(Path(tower)), num_layers, config.seed)
     batches = StepBatches(
-        ImageGroups(read_dataset(Path(dataset)).train),
+        ImageGroups(read_split(Path(dataset), "train")),
         ConversationCollator(processor, SHAPE.num_visual_tokens, seed=config.seed),
         IMAGES_PER_STEP,
         config.num_steps,

@@ -11,7 +11,7 @@ from vlmpress.artifact import Artifact
 from vlmpress.data import question_type
 from vlmpress.evaluation.v1 import evaluation_pb2
 from vlmpress_services.client import EdgeVlmClient, EvaluationClient
-from vlmpress_services.pipeline.datasets import open_dataset, read_dataset
+from vlmpress_services.pipeline.datasets import read_evaluation
 from vlmpress_services.pipeline.runners import Runner
 from vlmpress_services.pipeline.stepping import Outcome, Work
 from vlmpress_services.scoring import Prediction, Score
@@ -45,7 +45,7 @@ def answer_shard(address: str, model: str, dataset: str, start: int, stop: int) 
         start: First question.
         stop: One past the last.
     """
-    records = read_dataset(Path(dataset)).evaluation[start:stop]
+    records = read_evaluation(Path(dataset))[start:stop]
     answered = []
     with EdgeVlmClient(address) as client:
         for index, record in enumerate(records, start):
@@ -62,7 +62,7 @@ def answer_shard(address: str, model: str, dataset: str, start: int, stop: int) 
 
 def evaluate(model: Artifact, dataset: Artifact, address: str, runner: Runner, work: Work) -> Outcome:
     """Answers and scores all evaluation questions, then times some of them alone and counts their work."""
-    records = open_dataset(dataset).evaluation
+    records = read_evaluation(dataset.path)
     with EdgeVlmClient(address) as client:
         loaded = client.load(model.digest)
     shards = [
@@ -101,7 +101,7 @@ def _score_proto(score: Score) -> evaluation_pb2.Score:
 
 def _ttft_ms(address: str, model: Artifact, dataset: Artifact) -> dict[str, float]:
     """Time to the first token as a client sees it, one request at a time, after one to warm up."""
-    records = open_dataset(dataset).evaluation[: NUM_TIMED + 1]
+    records = read_evaluation(dataset.path)[: NUM_TIMED + 1]
     times = []
     with EdgeVlmClient(address) as client:
         for record in records:
@@ -117,7 +117,7 @@ def _ttft_ms(address: str, model: Artifact, dataset: Artifact) -> dict[str, floa
 def _prefill_gmacs(model: Artifact, dataset: Artifact) -> float:
     """Mean work of one prefill over the first questions, 1e9 multiply-accumulates, attention included."""
     engine = Engine.load(model.path)
-    records = open_dataset(dataset).evaluation[:NUM_COUNTED]
+    records = read_evaluation(dataset.path)[:NUM_COUNTED]
     counts = [
         prefill_macs(engine, None if r.image is None else r.image.read_bytes(), r.turns[0].question) for r in records
     ]

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vlmpress.artifact import Artifact
-from vlmpress_services.pipeline.datasets import open_dataset
+from vlmpress_services.pipeline.datasets import read_evaluation
 from vlmpress_services.pipeline.evaluation import read_predictions
 from vlmpress_services.pipeline.plots import matched_layers_svg, size_accuracy_svg, tokens_svg
 from vlmpress_services.pipeline.stepping import StepRecord
@@ -50,7 +50,7 @@ def report_fields(dataset: Artifact, variants: list[Variant], facts: RunFacts) -
             "name": spec.name,
             "num_train": spec.num_train,
             "num_test": spec.num_test,
-            "num_evaluated": len(open_dataset(dataset).evaluation),
+            "num_evaluated": len(read_evaluation(dataset.path)),
             "question_only_accuracy": spec.question_only_accuracy,
             "question_only_accuracy_by_type": prior,
             "artifact": dataset.digest,
@@ -80,7 +80,11 @@ def _variant_fields(variant: Variant) -> dict[str, Any]:
 
 
 def write_report(
-    folder: Path, fields: dict[str, Any], dataset: Artifact, variants: list[Variant], matches: Any
+    folder: Path,
+    fields: dict[str, Any],
+    dataset: Artifact,
+    variants: list[Variant],
+    matches: dict[str, list[list[int]]],
 ) -> None:
     """Writes report.json, report.md and report.html.
 
@@ -113,7 +117,7 @@ def write_report(
 
 def _samples(dataset: Artifact, variants: list[Variant]) -> list[dict[str, Any]]:
     """Questions about different images: those the variants disagree on first, then the others in order."""
-    records = open_dataset(dataset).evaluation
+    records = read_evaluation(dataset.path)
     answers = {variant.name: read_predictions(variant.evaluation) for variant in variants}
     first = next(iter(answers.values()))
 

@@ -15,20 +15,13 @@ from torch import nn
 from transformers import CLIPVisionModel
 
 from vlmpress.data import DataError, Record
+from vlmpress_services.pipeline.config import TowerStep
 
 BETAS = (0.9, 0.98)
+IMAGES_PER_STEP = 32
+WARMUP_STEPS = 50
 MAX_QUESTIONS = 256
 MIN_IMAGE_SHARE = 0.01
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TowerConfig:
-    """How the tower is pretrained."""
-
-    num_steps: int = 1500
-    images_per_step: int = 32
-    learning_rate: float = 2e-3
-    warmup_steps: int = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +75,7 @@ def pretrain_tower(
     tower: CLIPVisionModel,
     task: AttributeTask,
     pixels: Callable[[Sequence[Path]], torch.Tensor],
-    config: TowerConfig,
+    config: TowerStep,
     seed: int,
     on_progress: Callable[[int, int, str], None],
 ) -> list[float]:
@@ -103,13 +96,13 @@ def pretrain_tower(
     optimizer = torch.optim.AdamW(
         [*tower.parameters(), *heads.parameters()], lr=config.learning_rate, betas=BETAS, weight_decay=0.01
     )
-    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / config.warmup_steps, total_iters=config.warmup_steps)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, config.num_steps - config.warmup_steps))
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, decay], [config.warmup_steps])
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / WARMUP_STEPS, total_iters=WARMUP_STEPS)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, config.num_steps - WARMUP_STEPS))
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, decay], [WARMUP_STEPS])
     losses = []
     tower.train()
     for step in range(config.num_steps):
-        chosen = torch.randint(len(task.images), (config.images_per_step,), generator=generator).tolist()
+        chosen = torch.randint(len(task.images), (IMAGES_PER_STEP,), generator=generator).tolist()
         features = tower(pixels([task.images[i] for i in chosen]), output_hidden_states=True).hidden_states[-1]
         logits = heads(features[:, 1:].mean(1))
         loss = _masked_loss(logits, [task.labels[i] for i in chosen], starts)

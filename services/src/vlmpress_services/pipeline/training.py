@@ -17,10 +17,10 @@ from vlmpress.artifact import Artifact, write_policy
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.data import Record
 from vlmpress_services.pipeline.config import EdgeStep, ReductionStep, TowerStep, TrainStep
-from vlmpress_services.pipeline.datasets import open_dataset
+from vlmpress_services.pipeline.datasets import read_split
 from vlmpress_services.pipeline.stepping import Outcome, Work
 from vlmpress_services.pipeline.tiny_models import TinyShape, build_llava, build_processor, build_tower
-from vlmpress_services.pipeline.tower import TowerConfig, attribute_task, pretrain_tower
+from vlmpress_services.pipeline.tower import attribute_task, pretrain_tower
 
 SHAPE = TinyShape()
 WARMUP_STEPS = 50
@@ -30,7 +30,7 @@ VISION = "model.vision_tower."
 
 def make_tower(dataset: Artifact, config: TowerStep, seed: int, work: Work) -> Outcome:
     """Pretrains the vision tower; the directory holds it and the processor of all later models."""
-    records = open_dataset(dataset).train
+    records = read_split(dataset.path, "train")
     processor = build_processor(records, SHAPE)
     tower = build_tower(SHAPE, seed)
     cache: dict[Path, torch.Tensor] = {}
@@ -41,8 +41,7 @@ def make_tower(dataset: Artifact, config: TowerStep, seed: int, work: Work) -> O
                 cache[path] = _pixel_values(processor, path)
         return torch.stack([cache[path] for path in paths])
 
-    settings = TowerConfig(num_steps=config.num_steps, learning_rate=config.learning_rate)
-    losses = pretrain_tower(tower, attribute_task(records), pixels, settings, seed, work.progress.update)
+    losses = pretrain_tower(tower, attribute_task(records), pixels, config, seed, work.progress.update)
     _save(tower, processor, work.path)
     return Outcome(model_spec(tower), {"final_loss_nats": _tail_mean(losses)})
 
@@ -66,16 +65,10 @@ def make_llava(tower: Artifact, dataset: Artifact, config: TrainStep, seed: int,
     """Trains a fresh Llava model under a scheme of stagetrain."""
     model, processor = fresh_llava(tower, config.num_layers, seed)
     schedule = named_schedule(config.scheme, config.num_layers)
-    settings = TrainConfig(
-        num_steps=config.num_steps,
-        learning_rate=config.learning_rate,
-        lr_schedule=config.lr_schedule,
-        images_per_step=config.images_per_step,
-        warmup_steps=WARMUP_STEPS,
-        seed=seed,
-        save_every_steps=SAVE_EVERY_STEPS,
+    settings = _settings(config, seed, lr_schedule=config.lr_schedule, images_per_step=config.images_per_step)
+    losses = _train(
+        model, processor, SHAPE.num_visual_tokens, read_split(dataset.path, "train"), schedule, settings, work
     )
-    losses = _train(model, processor, SHAPE.num_visual_tokens, open_dataset(dataset).train, schedule, settings, work)
     _save(model, processor, work.path)
     return Outcome(model_spec(model), {"final_loss_nats": _tail_mean(losses)})
 
@@ -87,15 +80,11 @@ def make_reduced(
     model, processor = open_llava(student)
     proto = policy.manifest.reduction_policy
     attach(model, policy_from_proto(proto))
-    settings = TrainConfig(
-        num_steps=config.num_steps,
-        learning_rate=config.learning_rate,
-        warmup_steps=WARMUP_STEPS,
-        seed=seed,
-        save_every_steps=SAVE_EVERY_STEPS,
-    )
+    settings = _settings(config, seed)
     schedule = named_schedule("plain", model.config.get_text_config().num_hidden_layers)
-    losses = _train(model, processor, SHAPE.num_visual_tokens, open_dataset(dataset).train, schedule, settings, work)
+    losses = _train(
+        model, processor, SHAPE.num_visual_tokens, read_split(dataset.path, "train"), schedule, settings, work
+    )
     detach(model)
     _save(model, processor, work.path)
     write_policy(work.path, proto)
@@ -105,7 +94,7 @@ def make_reduced(
 def make_policy(student: Artifact, dataset: Artifact, config: ReductionStep, work: Work) -> Outcome:
     """Calibrates tau on training images so that the wanted share of visual tokens stays, on average."""
     model, processor = open_llava(student)
-    records = open_dataset(dataset).train
+    records = read_split(dataset.path, "train")
     paths = list(dict.fromkeys(record.image for record in records if record.image is not None))
     paths = paths[: config.num_calibration_images]
     batches = []
@@ -129,15 +118,9 @@ def make_edge(student: Artifact, dataset: Artifact, config: EdgeStep, seed: int,
     freeze_tower(model)
     connectors = ("model.multi_modal_projector.", "model.compressor.", "model.fusion.")
     schedule = edge_schedule(connectors, config.connector_share, (1.0, config.full_learning_rate_scale))
-    settings = TrainConfig(
-        num_steps=config.num_steps,
-        learning_rate=config.learning_rate,
-        warmup_steps=WARMUP_STEPS,
-        seed=seed,
-        save_every_steps=SAVE_EVERY_STEPS,
-    )
+    settings = _settings(config, seed)
     losses = _train(
-        model, processor, config.num_compressed_tokens, open_dataset(dataset).train, schedule, settings, work
+        model, processor, config.num_compressed_tokens, read_split(dataset.path, "train"), schedule, settings, work
     )
     _save(model.bfloat16(), processor, work.path)
     return Outcome(spec_to_proto(EdgeModelSpec.of(model.config)), {"final_loss_nats": _tail_mean(losses)})
@@ -147,6 +130,17 @@ def open_llava(artifact: Artifact) -> tuple[LlavaForConditionalGeneration, Any]:
     """A Llava artifact's model, its tower frozen, and processor."""
     model = LlavaForConditionalGeneration.from_pretrained(artifact.path)
     return freeze_tower(model), AutoProcessor.from_pretrained(artifact.path)
+
+
+def _settings(config: TrainStep | ReductionStep | EdgeStep, seed: int, **more: Any) -> TrainConfig:
+    return TrainConfig(
+        num_steps=config.num_steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=WARMUP_STEPS,
+        seed=seed,
+        save_every_steps=SAVE_EVERY_STEPS,
+        **more,
+    )
 
 
 def _train(
