@@ -52,8 +52,9 @@ def test_a_failing_step_leaves_its_scratch_and_no_artifact(tmp_path):
         (work.scratch / "checkpoint").write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as raised:
         stepper.run("a", {}, (), fail)
+    assert raised.value.filename == str(stepper.store.root)
     assert stepper.store.list() == []
     assert stepper.records == []
     found = []

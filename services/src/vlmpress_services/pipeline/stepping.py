@@ -5,6 +5,7 @@ its parents, the versions of the packages and the seed. `steps/<key>.json` besid
 artifact it made; a run that was killed finds its finished steps there.
 """
 
+import errno
 import json
 import shutil
 import threading
@@ -96,7 +97,7 @@ class Stepper:
         scratch = self._scratch / key
         scratch.mkdir(parents=True, exist_ok=True)
         start_s = time.monotonic()
-        with progress(name) as shown, peak_memory() as peak, self.store.draft() as draft:
+        with _named_place(self.store.root), progress(name) as shown, peak_memory() as peak, self.store.draft() as draft:
             outcome = make(Work(draft, scratch, shown))
             artifact = draft.commit(
                 outcome.spec,
@@ -137,6 +138,17 @@ class Stepper:
         temporary = self._done / f".{key}.tmp"
         temporary.write_text(json.dumps(asdict(record), sort_keys=True), encoding="utf-8")
         temporary.replace(self._done / f"{key}.json")
+
+
+@contextmanager
+def _named_place(folder: Path) -> Iterator[None]:
+    """Libraries that write through an open file report a full disk without a name; the user needs one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(folder)) from error
+        raise
 
 
 @contextmanager
