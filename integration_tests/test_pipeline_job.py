@@ -1,0 +1,48 @@
+"""The main job started over gRPC, on a real server, to its end."""
+
+import grpc
+
+from vlmpress.job.v1 import job_pb2 as pb
+from vlmpress.job.v1 import job_service_pb2 as service_pb
+from vlmpress.job.v1 import job_service_pb2_grpc as service_grpc
+from vlmpress_services.store import LocalStore
+
+CONFIG = """
+runner: local
+data: {num_train_images: 48, num_test_images: 16, max_eval_questions: 10}
+tower: {num_steps: 4}
+teacher: {num_steps: 3}
+student_sft: {num_steps: 2}
+distill: {num_verbalization_steps: 1, num_interaction_steps: 2, num_sft_steps: 1}
+reduction: {num_steps: 2, num_calibration_images: 16}
+edge: {num_steps: 3}
+"""
+TIMEOUT_S = 300
+
+
+def _ended(address: str, config: str) -> pb.Job:
+    with grpc.insecure_channel(address) as channel:
+        jobs = service_grpc.JobServiceStub(channel)
+        spec = pb.JobSpec(pipeline=pb.PipelineJob(config_yaml=config))
+        made = jobs.CreateJob(service_pb.CreateJobRequest(spec=spec, request_id="once"), timeout=30).job
+        for response in jobs.WatchJob(service_pb.WatchJobRequest(job_id=made.job_id), timeout=TIMEOUT_S):
+            job = response.job
+    return job
+
+
+def test_a_pipeline_job_ends_with_a_report_in_the_store(launch, tmp_path):
+    server = launch(tmp_path / "store", "--services", "artifact,job")
+    job = _ended(server.address, CONFIG)
+    assert job.state == pb.JOB_STATE_SUCCEEDED, job.message
+    store = LocalStore(tmp_path / "store")
+    assert store.verify(job.result).manifest.kind == "report"
+    assert len(store.list("evaluation")) == 6
+    assert len(store.list("quantized_model")) == 1
+
+
+def test_a_bad_configuration_fails_the_job_and_says_why(launch, tmp_path):
+    server = launch(tmp_path / "store", "--services", "artifact,job")
+    job = _ended(server.address, "sed: 3")
+    assert job.state == pb.JOB_STATE_FAILED
+    assert "sed" in job.message
+    assert "Traceback" not in job.message
