@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantpack import Scheme, cli, read_tensors
-from quantpack.reading import PackReader
+from quantpack.container.reading import PackReader
 
 
 @pytest.fixture

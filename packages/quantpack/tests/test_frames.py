@@ -4,7 +4,7 @@ import pytest
 import zstandard
 
 from quantpack import CorruptPackError
-from quantpack.frames import compress_frames, decompress_frame, decompress_frames, frame_extents
+from quantpack.container.frames import compress_frames, decompress_frame, decompress_frames, frame_extents
 
 KIB = 1024
 

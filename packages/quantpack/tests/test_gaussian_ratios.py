@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from quantpack import QuantizedTensor, Scheme, quantize
-from quantpack.frames import compress_frames
-from quantpack.nibbles import pack_nibbles, stored_codes
+from quantpack.container.frames import compress_frames
+from quantpack.container.nibbles import pack_nibbles, stored_codes
 
 RATIOS = {
     ("group", "plain"): 1.096,

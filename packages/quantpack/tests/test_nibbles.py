@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantpack import Scheme, quantize
+from quantpack.container.nibbles import codes_from_stored, pack_nibbles, packed_bytes, stored_codes, unpack_nibbles
 from quantpack.grouping import spread
-from quantpack.nibbles import codes_from_stored, pack_nibbles, packed_bytes, stored_codes, unpack_nibbles
 
 
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=200))

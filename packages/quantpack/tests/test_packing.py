@@ -22,7 +22,7 @@ from quantpack import (
     unpack,
     verify,
 )
-from quantpack.reading import PackReader
+from quantpack.container.reading import PackReader
 from quantpack.selection import is_linear_weight
 from vlmpress import artifact
 from vlmpress.artifact.v1 import artifact_pb2
@@ -266,7 +266,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_nothing(
     def fail(*_: object, **__: object) -> None:
         raise SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr("quantpack.saving.save_file", fail)
+    monkeypatch.setattr("quantpack.container.saving.save_file", fail)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(OSError, match="No space left"):
         pack(plain_file, tmp_path / "full", Scheme())

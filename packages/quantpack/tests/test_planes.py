@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from quantpack.planes import DTYPES, join_planes, split_planes
+from quantpack.container.planes import DTYPES, join_planes, split_planes
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)

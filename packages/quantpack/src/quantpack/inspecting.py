@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantpack.nibbles import packed_bytes
+from quantpack.container.nibbles import packed_bytes
+from quantpack.container.reading import PackReader
 from quantpack.opening import open_pack
-from quantpack.reading import PackReader
 from quantpack.report import PartReport
 from quantpack.selection import PARTS, Part, part_of
 

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from quantpack.container.reading import PackReader
 from quantpack.errors import CorruptPackError, NotAPackError, SchemeError
 from quantpack.packing import METHOD, totals
-from quantpack.reading import PackReader
 from quantpack.scheme import scheme_from_fields
 from quantpack.source import WEIGHTS
 from quantpack.wire import quantized_model_from_proto

@@ -11,16 +11,16 @@ from pathlib import Path
 from torch import Tensor
 
 from quantpack.affine import SCALE_DTYPES, quantize
+from quantpack.container.index import Index
+from quantpack.container.nibbles import packed_bytes
+from quantpack.container.planes import DTYPE_NAMES, split_planes
+from quantpack.container.writing import PackWriter
 from quantpack.errors import OutputExistsError, SourceError
-from quantpack.index import Index
-from quantpack.nibbles import packed_bytes
-from quantpack.planes import DTYPE_NAMES, split_planes
 from quantpack.scheme import Scheme
 from quantpack.selection import is_linear_weight
 from quantpack.source import WEIGHTS, Source, open_source
 from quantpack.totals import QuantizedModel
 from quantpack.wire import quantized_model_to_proto
-from quantpack.writing import PackWriter
 from vlmpress import artifact
 from vlmpress.artifact import Artifact
 

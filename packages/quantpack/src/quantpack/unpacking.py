@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from quantpack.container.reading import PackReader
+from quantpack.container.saving import save_tensors
 from quantpack.errors import OutputExistsError
 from quantpack.opening import open_pack
 from quantpack.packing import OnProgress
-from quantpack.reading import PackReader
-from quantpack.saving import save_tensors
 
 
 def read_tensors(

@@ -14,11 +14,11 @@ import torch
 import zstandard
 
 from quantpack.affine import SCALE_DTYPES
+from quantpack.container.frames import decompress_frame, num_frames
+from quantpack.container.nibbles import packed_bytes
+from quantpack.container.planes import DTYPE_NAMES, DTYPES
 from quantpack.errors import CorruptPackError, SchemeError
-from quantpack.frames import decompress_frame, num_frames
 from quantpack.grouping import group_grid
-from quantpack.nibbles import packed_bytes
-from quantpack.planes import DTYPE_NAMES, DTYPES
 from quantpack.scheme import Scheme, scheme_from_fields
 
 VERSION = 1

@@ -10,13 +10,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quantpack.affine import QuantizedTensor, dequantize
+from quantpack.container.frames import decompress_frames
+from quantpack.container.index import Entry, decode_index
+from quantpack.container.nibbles import codes_from_stored, packed_bytes, unpack_nibbles
+from quantpack.container.planes import bytes_as_tensor, join_planes
+from quantpack.container.writing import CARRIERS, INDEX
 from quantpack.errors import CorruptPackError
-from quantpack.frames import decompress_frames
 from quantpack.grouping import group_grid, spread
-from quantpack.index import Entry, decode_index
-from quantpack.nibbles import codes_from_stored, packed_bytes, unpack_nibbles
-from quantpack.planes import bytes_as_tensor, join_planes
-from quantpack.writing import CARRIERS, INDEX
 
 
 class PackReader:

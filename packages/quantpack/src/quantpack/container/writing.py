@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from quantpack.affine import QuantizedTensor
-from quantpack.frames import compress_frames
-from quantpack.index import Entry, Index, encode_index
-from quantpack.nibbles import pack_nibbles, stored_codes
-from quantpack.planes import bytes_as_tensor, split_planes
-from quantpack.saving import save_tensors
+from quantpack.container.frames import compress_frames
+from quantpack.container.index import Entry, Index, encode_index
+from quantpack.container.nibbles import pack_nibbles, stored_codes
+from quantpack.container.planes import bytes_as_tensor, split_planes
+from quantpack.container.saving import save_tensors
 from quantpack.scheme import Scheme
 
-INDEX = "quantpack.index"
+INDEX = "quantpack.container.index"
 CARRIERS = ("quantpack.codes", "quantpack.scales", "quantpack.zeros", "quantpack.kept")
 
 

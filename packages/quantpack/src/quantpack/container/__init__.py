@@ -1,0 +1,1 @@
+"""The file format of a pack: codes in zstd frames inside one safetensors file."""

@@ -1,0 +1,1 @@
+"""How codes are found: round to nearest, GPTQ, AWQ, SmoothQuant, MBQ, behind one interface."""
