@@ -74,10 +74,10 @@ def rewrite_index(directory: Path, change: Callable[[dict[str, object]], object]
     """Applies `change` to the index; what it returns, if anything, replaces it."""
     path = directory / "model.safetensors"
     tensors = load_file(path)
-    fields = json.loads(zstandard.decompress(tensors["quantpack.container.index"].numpy().tobytes()))
+    fields = json.loads(zstandard.decompress(tensors["quantpack.index"].numpy().tobytes()))
     text = json.dumps(change(fields) or fields)
     frame = zstandard.ZstdCompressor(write_checksum=True).compress(text.encode())
-    tensors["quantpack.container.index"] = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
+    tensors["quantpack.index"] = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
     save_file(tensors, path)
 
 
@@ -138,7 +138,7 @@ def test_a_bomb_in_the_index_is_refused(small_pack: Path, reseal: Reseal) -> Non
     path = small_pack / "model.safetensors"
     tensors = load_file(path)
     bomb = zstandard.ZstdCompressor(write_checksum=True).compress(bytes(100 << 20))
-    tensors["quantpack.container.index"] = torch.frombuffer(bytearray(bomb), dtype=torch.uint8)
+    tensors["quantpack.index"] = torch.frombuffer(bytearray(bomb), dtype=torch.uint8)
     save_file(tensors, path)
     reseal(small_pack)
     with pytest.raises(CorruptPackError, match="at most"):

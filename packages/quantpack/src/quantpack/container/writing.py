@@ -19,7 +19,7 @@ from quantpack.container.planes import bytes_as_tensor, split_planes
 from quantpack.container.saving import save_tensors
 from quantpack.scheme import Scheme
 
-INDEX = "quantpack.container.index"
+INDEX = "quantpack.index"
 CARRIERS = ("quantpack.codes", "quantpack.scales", "quantpack.zeros", "quantpack.kept")
 
 
