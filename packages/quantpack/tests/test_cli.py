@@ -66,7 +66,7 @@ def test_bad_input_is_one_line_and_exit_code_two(call, plain_file: Path, plain_p
         ("pack", plain_file, plain_pack),
         ("pack", plain_pack, new),
         ("pack", tmp_path / "inf.safetensors", new),
-        ("pack", plain_file, new, "--granularity", "rows"),
+        ("pack", plain_file, new, "--granularity", "columns"),
         ("pack", plain_file, new, "--group-size", "0"),
         ("pack", plain_file, new, "--bits", "3"),
         ("pack", plain_file),

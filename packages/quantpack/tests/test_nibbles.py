@@ -3,9 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantpack import Scheme, quantize
+from quantpack import Scheme, quantize_tensor
 from quantpack.container.nibbles import codes_from_stored, pack_nibbles, packed_bytes, stored_codes, unpack_nibbles
-from quantpack.grouping import spread
 
 
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=200))
@@ -23,13 +22,13 @@ def test_stored_codes_are_centred_on_eight_and_come_back(symmetric: bool) -> Non
     scheme = Scheme(group_size=16, symmetric=symmetric)
     weight = torch.randn(9, 50) + torch.randn(9, 1)
     weight[:, ::5] = 0.0
-    quantized = quantize(weight, scheme)
+    quantized = quantize_tensor(weight, scheme)
     stored = stored_codes(quantized)
     assert (stored[:, ::5] == 8).all()
     assert stored.min() >= 0
     assert stored.max() <= 15
-    zeros = None if quantized.zeros is None else spread(quantized.zeros, 9, 50, scheme)
-    assert torch.equal(codes_from_stored(stored, zeros), quantized.codes)
+    zeros = None if quantized.zeros is None else quantized.grid().spread(quantized.zeros)
+    assert torch.equal(codes_from_stored(stored, zeros, 16), quantized.codes)
     if quantized.zeros is not None:
         expected = [
             (int(code) - int(zero) + 8) % 16

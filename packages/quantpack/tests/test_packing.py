@@ -17,7 +17,7 @@ from quantpack import (
     dequantize,
     inspect,
     pack,
-    quantize,
+    quantize_tensor,
     read_tensors,
     unpack,
     verify,
@@ -28,9 +28,10 @@ from vlmpress import artifact
 from vlmpress.artifact.v1 import artifact_pb2
 
 SCHEMES = [
-    Scheme(granularity=granularity, group_size=5, symmetric=symmetric)
-    for granularity in ("tensor", "channel", "group")
+    Scheme(granularity=granularity, group_size=5, symmetric=symmetric, axis=axis, bits=bits)
+    for granularity in ("tensor", "channel", "group", "rows", "agq")
     for symmetric in (False, True)
+    for axis, bits in (("out", 4), ("in", 3))
 ]
 
 
@@ -44,13 +45,17 @@ def test_codes_scales_and_zeros_come_back_bit_for_bit(tmp_path: Path, scheme: Sc
     pack(tmp_path / "w.safetensors", tmp_path / "pack", scheme)
     reader = PackReader(tmp_path / "pack" / "model.safetensors")
     for name, tensor in tensors.items():
-        expected, found = quantize(tensor, scheme), reader.quantized(name)
+        expected, found = quantize_tensor(tensor, scheme), reader.quantized(name)
         assert torch.equal(found.codes, expected.codes)
         assert found.scales.dtype == tensor.dtype
         assert torch.equal(found.scales, expected.scales)
         assert (found.zeros is None) == (expected.zeros is None)
         if found.zeros is not None and expected.zeros is not None:
             assert torch.equal(found.zeros, expected.zeros)
+        if expected.channel_blocks is not None:
+            assert torch.equal(found.channel_blocks, expected.channel_blocks)
+        assert found.scheme == scheme
+        assert torch.equal(reader.tensor(name), dequantize(expected))
     sizes = {entry.name: len(entry.frame_bytes) for entry in reader.index.quantized}
     assert sizes == {"w0": 1, "w1": 1, "w2": 1, "w3": 1, "w4": 2}
 
@@ -61,7 +66,7 @@ def test_plain_file_quantizes_every_float_matrix_and_keeps_the_rest(plain_file: 
     restored = read_tensors(plain_pack)
     assert restored.keys() == source.keys()
     for name, tensor in source.items():
-        expected = dequantize(quantize(tensor, scheme)) if name in ("proj", "half") else tensor
+        expected = dequantize(quantize_tensor(tensor, scheme)) if name in ("proj", "half") else tensor
         assert restored[name].dtype == tensor.dtype
         assert torch.equal(restored[name], expected)
 
@@ -88,6 +93,9 @@ def test_model_pack_is_an_artifact_and_a_model_directory(llava_dir: Path, llava_
         "bits": 4,
         "granularity": "group",
         "group_size": 128,
+        "num_rows": 0,
+        "blocks": [],
+        "axis": "out",
         "symmetric": False,
     }
     assert config == json.loads((llava_dir / "config.json").read_text(encoding="utf-8"))
@@ -105,7 +113,7 @@ def test_model_pack_quantizes_linear_layers_only(llava: LlavaForConditionalGener
         for name in reader.names:
             tensor = source.get_tensor(name)
             if is_linear_weight(name, tuple(tensor.shape)):
-                assert torch.equal(reader.tensor(name), dequantize(quantize(tensor, Scheme())))
+                assert torch.equal(reader.tensor(name), dequantize(quantize_tensor(tensor, Scheme())))
             else:
                 assert reader.tensor(name).dtype == tensor.dtype
                 assert torch.equal(reader.tensor(name), tensor)

@@ -3,6 +3,9 @@ import quantpack
 
 def test_public_names() -> None:
     assert quantpack.__all__ == [
+        "Axis",
+        "Block",
+        "CalibrationError",
         "CorruptPackError",
         "Granularity",
         "ModelMismatchError",
@@ -20,7 +23,7 @@ def test_public_names() -> None:
         "inspect",
         "load",
         "pack",
-        "quantize",
+        "quantize_tensor",
         "read_tensors",
         "unpack",
         "verify",

@@ -1,6 +1,6 @@
 import pytest
 
-from quantpack import PartReport, QuantizedModel, Scheme, SchemeError
+from quantpack import Block, PartReport, QuantizedModel, Scheme, SchemeError
 from quantpack.wire import (
     part_report_from_proto,
     part_report_to_proto,
@@ -14,7 +14,14 @@ from vlmpress.quantpack.v1 import quantpack_pb2 as pb
 
 @pytest.mark.parametrize(
     "scheme",
-    [Scheme(), Scheme(granularity="tensor"), Scheme(granularity="channel", symmetric=True), Scheme(group_size=7)],
+    [
+        Scheme(),
+        Scheme(granularity="tensor", bits=3),
+        Scheme(granularity="channel", symmetric=True, axis="in"),
+        Scheme(group_size=7),
+        Scheme(granularity="rows", num_rows=5),
+        Scheme(granularity="agq", blocks=(Block(share=0.1, group_size=32), Block(share=0.9, num_channels=4))),
+    ],
     ids=str,
 )
 def test_scheme_round_trip(scheme: Scheme) -> None:
@@ -25,10 +32,15 @@ def test_scheme_round_trip(scheme: Scheme) -> None:
     "message",
     [
         pb.Scheme(),
-        pb.Scheme(bits=3, granularity=pb.GRANULARITY_TENSOR),
+        pb.Scheme(bits=5, granularity=pb.GRANULARITY_TENSOR),
         pb.Scheme(bits=4),
         pb.Scheme(bits=4, granularity=9),
         pb.Scheme(bits=4, granularity=pb.GRANULARITY_GROUP),
+        pb.Scheme(bits=4, granularity=pb.GRANULARITY_ROWS),
+        pb.Scheme(bits=4, granularity=pb.GRANULARITY_AGQ),
+        pb.Scheme(bits=4, granularity=pb.GRANULARITY_AGQ, blocks=[pb.Block(share=0.5)]),
+        pb.Scheme(bits=4, granularity=pb.GRANULARITY_TENSOR, blocks=[pb.Block(share=1)]),
+        pb.Scheme(bits=4, granularity=pb.GRANULARITY_TENSOR, axis=7),
         pb.Scheme(bits=4, granularity=pb.GRANULARITY_CHANNEL, group_size=64),
     ],
     ids=str,

@@ -1,7 +1,8 @@
 """INT4 quantization of vision-language models with lossless zstd packing (ECM)."""
 
-from quantpack.affine import QuantizedTensor, dequantize, quantize
+from quantpack.affine import QuantizedTensor, dequantize, quantize_tensor
 from quantpack.errors import (
+    CalibrationError,
     CorruptPackError,
     ModelMismatchError,
     NotAPackError,
@@ -15,12 +16,15 @@ from quantpack.inspecting import inspect
 from quantpack.loading import load
 from quantpack.packing import pack
 from quantpack.report import PartReport
-from quantpack.scheme import Granularity, Scheme
+from quantpack.scheme import Axis, Block, Granularity, Scheme
 from quantpack.totals import QuantizedModel
 from quantpack.unpacking import read_tensors, unpack
 from quantpack.verifying import verify
 
 __all__ = [
+    "Axis",
+    "Block",
+    "CalibrationError",
     "CorruptPackError",
     "Granularity",
     "ModelMismatchError",
@@ -38,7 +42,7 @@ __all__ = [
     "inspect",
     "load",
     "pack",
-    "quantize",
+    "quantize_tensor",
     "read_tensors",
     "unpack",
     "verify",

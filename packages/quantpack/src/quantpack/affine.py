@@ -1,6 +1,6 @@
-"""INT4 affine quantization, round to nearest (ECM section 2; edge cases as this project decided them).
+"""Affine quantization, round to nearest (ECM section 2; edge cases as this project decided them).
 
-Shape letters: O rows, I columns, [R, G] the grid of groups, g the weights of one group.
+Shape letters: O rows, I columns, C channels (see `grouping`), G groups.
 """
 
 from dataclasses import dataclass
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from quantpack.errors import WeightError
-from quantpack.grouping import join_groups, split_groups, spread
-from quantpack.scheme import NUM_LEVELS, Scheme
+from quantpack.grouping import Grid, assign_channels
+from quantpack.scheme import Scheme
 
 SCALE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_SYMMETRIC_MAX = NUM_LEVELS // 2 - 1
+# Weights turned to float32 at a time: an embedding of a gigabyte must not take four more.
+_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,9 +22,10 @@ class QuantizedTensor:
     """The codes of a tensor, and what turns them back into weights.
 
     Attributes:
-        codes: [O, I] int8; 0..15, or -8..7 when symmetric.
-        scales: [R, G] in the source tensor's dtype.
-        zeros: [R, G] int8 in 0..15; None when symmetric.
+        codes: [O, I] int8 in the scheme's code range.
+        scales: [G] in the source tensor's dtype, block after block.
+        zeros: [G] int8, codes of weight 0; None when symmetric.
+        channel_blocks: [C] uint8, the block of each channel; None where the scheme has one block.
         shape: The source tensor's shape; more than two dimensions are seen as [shape[0], the rest].
         scheme: How the codes were made.
     """
@@ -31,47 +33,90 @@ class QuantizedTensor:
     codes: Tensor
     scales: Tensor
     zeros: Tensor | None
+    channel_blocks: Tensor | None
     shape: tuple[int, ...]
     scheme: Scheme
 
+    def grid(self, name: str = "weight") -> Grid:
+        """The group of each weight."""
+        return Grid.of((self.codes.shape[0], self.codes.shape[1]), self.scheme, self.channel_blocks, name)
 
-def quantize(weight: Tensor, scheme: Scheme, *, name: str = "weight") -> QuantizedTensor:
-    """Nearest 4-bit codes of a floating tensor [O, ...], computed in float32 with the scales as stored.
 
-    Asymmetric: the range of a group is widened to span 0, scale = (max - min) / 15 and
-    zero = clamp(-round(min / scale), 0, 15). Symmetric: scale = max|w| / 7. Ties round to even.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AffineGrid:
+    """Scales and zeros of a matrix, before any code is chosen.
+
+    Attributes:
+        grid: The group of each weight.
+        scales: [G] in the dtype they are stored in, positive.
+        zeros: [G] float32, whole numbers; None when symmetric.
+        channel_blocks: [C] uint8, or None.
+    """
+
+    grid: Grid
+    scales: Tensor
+    zeros: Tensor | None
+    channel_blocks: Tensor | None
+
+
+def quantize_tensor(
+    weight: Tensor, scheme: Scheme, *, name: str = "weight", importance: Tensor | None = None
+) -> QuantizedTensor:
+    """Nearest codes of a floating tensor [O, ...], computed in float32 with the scales as stored.
+
+    Asymmetric: the range of a group is widened to span 0, scale = (max - min) / (2^bits - 1) and
+    zero = clamp(-round(min / scale)). Symmetric: scale = max|w| / (2^(bits-1) - 1). Ties round to even.
 
     Args:
         weight: At least two dimensions and one element.
         scheme: What shares a scale, and whether there is a zero point.
         name: The tensor's name, for errors.
+        importance: [C], ranks the channels of AGQ: max|X| of inputs (axis "in") or outputs ("out").
+            None: max|w| of each channel. Other granularities do not look at it.
 
     Raises:
         WeightError: Wrong dtype or shape, or a weight that is NaN, infinite or outside float32.
     """
-    if weight.dtype not in SCALE_DTYPES or weight.dim() < 2 or weight.numel() == 0:
-        raise WeightError(
-            f"{name}: expected a floating tensor of two or more dimensions, got {weight.dtype} {list(weight.shape)}"
-        )
-    matrix = weight.detach().reshape(weight.shape[0], -1).float()
+    matrix = _as_matrix(weight, name)
+    found = affine_grid(matrix, scheme, name=name, importance=importance)
+    lowest, highest = scheme.code_range
+    scales = found.scales.float()
+    codes = torch.empty(matrix.shape, dtype=torch.int8)
+    for begin, end in row_chunks(matrix):
+        steps = (matrix[begin:end].float() / found.grid.spread(scales, begin, end)).round_()
+        if found.zeros is not None:
+            steps += found.grid.spread(found.zeros, begin, end)
+        codes[begin:end] = steps.clamp_(lowest, highest)
+    return quantized_from_codes(codes, found, tuple(weight.shape), scheme)
+
+
+def affine_grid(matrix: Tensor, scheme: Scheme, *, name: str, importance: Tensor | None = None) -> AffineGrid:
+    """Scales and zeros of a matrix [O, I] as `quantize_tensor` chooses them.
+
+    Raises:
+        WeightError: A weight that is NaN, infinite or outside float32, or an importance of another shape.
+    """
+    blocks = _channel_blocks(matrix, scheme, name, importance)
+    grid = Grid.of((matrix.shape[0], matrix.shape[1]), scheme, blocks, name)
     # One pass instead of a mask the size of the matrix: NaN and Inf survive min and max.
-    low, high = torch.aminmax(matrix)
-    if not (torch.isfinite(low) and torch.isfinite(high)):
+    low, high = grid.extremes(matrix, _rows_at_once(matrix))
+    if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
         raise WeightError(f"{name}: expected finite weights in float32, got NaN or infinity")
-    groups = split_groups(matrix, scheme)
-    scales = _scales(groups, scheme, weight.dtype)
-    scales_f32 = scales.float()
-    steps = (groups / scales_f32.unsqueeze(-1)).round_()
-    zeros: Tensor | None = None
-    if scheme.symmetric:
-        steps.clamp_(-_SYMMETRIC_MAX - 1, _SYMMETRIC_MAX)
-    else:
-        lowest = groups.amin(-1).clamp_(max=0)
-        zeros_f32 = (-(lowest / scales_f32).round_()).clamp_(0, NUM_LEVELS - 1)
-        steps.add_(zeros_f32.unsqueeze(-1)).clamp_(0, NUM_LEVELS - 1)
-        zeros = zeros_f32.to(torch.int8)
-    codes = join_groups(steps.to(torch.int8), *matrix.shape)
-    return QuantizedTensor(codes=codes, scales=scales, zeros=zeros, shape=tuple(weight.shape), scheme=scheme)
+    scales = _scales(low, high, scheme, matrix.dtype)
+    zeros = None if scheme.symmetric else (-(low / scales.float()).round_()).clamp_(0, scheme.num_levels - 1)
+    return AffineGrid(grid=grid, scales=scales, zeros=zeros, channel_blocks=blocks)
+
+
+def quantized_from_codes(codes: Tensor, found: AffineGrid, shape: tuple[int, ...], scheme: Scheme) -> QuantizedTensor:
+    """Codes [O, I] int8, chosen by whatever rounding, on a grid."""
+    return QuantizedTensor(
+        codes=codes,
+        scales=found.scales,
+        zeros=None if found.zeros is None else found.zeros.to(torch.int8),
+        channel_blocks=found.channel_blocks,
+        shape=shape,
+        scheme=scheme,
+    )
 
 
 def dequantize(quantized: QuantizedTensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -81,24 +126,60 @@ def dequantize(quantized: QuantizedTensor, dtype: torch.dtype | None = None) -> 
         quantized: Codes, scales and zeros.
         dtype: Of the result; by default the source tensor's.
     """
-    num_rows, num_cols = quantized.codes.shape
-    weights = quantized.codes.float()
-    if quantized.zeros is not None:
-        weights -= spread(quantized.zeros, num_rows, num_cols, quantized.scheme)
-    weights *= spread(quantized.scales.float(), num_rows, num_cols, quantized.scheme)
-    return weights.to(dtype or quantized.scales.dtype).reshape(quantized.shape)
+    grid = quantized.grid()
+    scales = quantized.scales.float()
+    zeros = None if quantized.zeros is None else quantized.zeros.float()
+    weights = torch.empty(quantized.codes.shape, dtype=dtype or quantized.scales.dtype)
+    for begin, end in row_chunks(quantized.codes):
+        part = quantized.codes[begin:end].float()
+        if zeros is not None:
+            part -= grid.spread(zeros, begin, end)
+        weights[begin:end] = part.mul_(grid.spread(scales, begin, end))
+    return weights.reshape(quantized.shape)
 
 
-def _scales(groups: Tensor, scheme: Scheme, dtype: torch.dtype) -> Tensor:
-    """Scales [R, G] of groups [R, G, g] in the dtype they are stored in; all positive."""
-    low = groups.amin(-1).clamp_(max=0)
-    high = groups.amax(-1).clamp_(min=0)
+def row_chunks(matrix: Tensor) -> list[tuple[int, int]]:
+    """(begin, end) of rows to work on at a time."""
+    step = _rows_at_once(matrix)
+    return [(begin, min(begin + step, matrix.shape[0])) for begin in range(0, matrix.shape[0], step)]
+
+
+def _rows_at_once(matrix: Tensor) -> int:
+    return max(1, _CHUNK // max(matrix.shape[1], 1))
+
+
+def _as_matrix(weight: Tensor, name: str) -> Tensor:
+    if weight.dtype not in SCALE_DTYPES or weight.dim() < 2 or weight.numel() == 0:
+        raise WeightError(
+            f"{name}: expected a floating tensor of two or more dimensions, got {weight.dtype} {list(weight.shape)}"
+        )
+    return weight.detach().reshape(weight.shape[0], -1)
+
+
+def _channel_blocks(matrix: Tensor, scheme: Scheme, name: str, importance: Tensor | None) -> Tensor | None:
+    if len(scheme.layout()) == 1:
+        return None
+    along = 1 if scheme.axis == "out" else 0
+    if importance is None:
+        low, high = torch.aminmax(matrix, dim=along)
+        importance = torch.maximum(high.float(), -low.float())
+    if importance.shape != (matrix.shape[1 - along],) or not bool(torch.isfinite(importance).all()):
+        raise WeightError(
+            f"{name}: expected a finite importance for each of {matrix.shape[1 - along]} channels, "
+            f"got {list(importance.shape)}"
+        )
+    return assign_channels(importance, scheme)
+
+
+def _scales(low: Tensor, high: Tensor, scheme: Scheme, dtype: torch.dtype) -> Tensor:
+    """Scales [G] of groups from low [G] <= 0 to high [G] >= 0, in the dtype they are stored in; all positive."""
     if scheme.symmetric:
-        exact = torch.maximum(high, -low) / _SYMMETRIC_MAX
+        exact = torch.maximum(high, -low) / (scheme.num_levels // 2 - 1)
     else:
-        exact = (high - low) / (NUM_LEVELS - 1)
+        steps = scheme.num_levels - 1
+        exact = (high - low) / steps
         # high - low overflows near the end of float32's range; the divided parts do not.
-        exact = torch.where(exact.isinf(), high / (NUM_LEVELS - 1) - low / (NUM_LEVELS - 1), exact)
+        exact = torch.where(exact.isinf(), high / steps - low / steps, exact)
     stored = exact.to(dtype)
     # A scale that rounds to 0 takes the smallest positive number; a group of zeros needs no scale, so any will do.
     smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps

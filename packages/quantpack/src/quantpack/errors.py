@@ -13,6 +13,10 @@ class WeightError(QuantpackError, ValueError):
     """A tensor that cannot be quantized."""
 
 
+class CalibrationError(QuantpackError, ValueError):
+    """Calibration data that does not fit the weights, or that no method can use."""
+
+
 class SourceError(QuantpackError, ValueError):
     """What was to be packed is no model directory and no safetensors file."""
 

@@ -1,46 +1,156 @@
-"""Views a matrix as groups of weights that share one scale.
+"""Which weights of a matrix share one scale.
 
-Shape letters: O rows (outputs), I columns (inputs); [R, G] is the grid of groups, g the weights of one.
+Shape letters: O rows (outputs), I columns (inputs), C channels (rows or columns, as the scheme's
+axis says) of L weights each, G groups.
 """
+
+import math
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from quantpack.scheme import Scheme
-
-
-def group_grid(num_rows: int, num_cols: int, scheme: Scheme) -> tuple[int, int]:
-    """The grid [R, G] of groups of an [O, I] matrix; a row's last group may be shorter than the others."""
-    if scheme.granularity == "tensor":
-        return 1, 1
-    if scheme.granularity == "channel":
-        return num_rows, 1
-    return num_rows, -(-num_cols // scheme.group_size)
+from quantpack.errors import WeightError
+from quantpack.scheme import Block, Scheme
 
 
-def split_groups(matrix: Tensor, scheme: Scheme) -> Tensor:
-    """[O, I] -> [R, G, g]; a short last group is filled up with zeros.
+def block_sizes(num_channels: int, scheme: Scheme) -> list[int]:
+    """Channels in each block of the scheme: its share rounded up, the last block takes the rest."""
+    sizes: list[int] = []
+    for block in scheme.layout()[:-1]:
+        # A whole number of channels must not become one more because its share is no exact float.
+        wanted = math.ceil(block.share * num_channels - 1e-6)
+        sizes.append(min(wanted, num_channels - sum(sizes)))
+    return [*sizes, num_channels - sum(sizes)]
 
-    Zeros change no group's scale: the range of every group spans 0 anyway.
+
+def num_groups(num_rows: int, num_cols: int, scheme: Scheme) -> int:
+    """G, the number of scales of an [O, I] matrix; a channel's or a block's last group may be smaller."""
+    num_channels, length = (num_rows, num_cols) if scheme.axis == "out" else (num_cols, num_rows)
+    sizes = block_sizes(num_channels, scheme)
+    return sum(_groups_in_block(size, length, block) for size, block in zip(sizes, scheme.layout(), strict=True))
+
+
+def assign_channels(importance: Tensor, scheme: Scheme) -> Tensor | None:
+    """The block of each channel, uint8 [C], most important channels first; None where there is one block.
+
+    Args:
+        importance: [C], max|X| of each channel (ECM section 3.2). Equal ones keep their order.
+        scheme: Its blocks.
     """
-    num_rows, num_cols = matrix.shape
-    if scheme.granularity == "tensor":
-        return matrix.reshape(1, 1, -1)
-    if scheme.granularity == "channel":
-        return matrix.reshape(num_rows, 1, num_cols)
-    size = min(scheme.group_size, num_cols)
-    padded = F.pad(matrix, (0, -num_cols % size))
-    return padded.reshape(num_rows, -1, size)
+    sizes = block_sizes(importance.numel(), scheme)
+    if len(sizes) == 1:
+        return None
+    order = torch.argsort(importance, descending=True, stable=True)
+    blocks = torch.empty(importance.numel(), dtype=torch.uint8)
+    blocks[order] = torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.uint8), torch.tensor(sizes))
+    return blocks
 
 
-def join_groups(groups: Tensor, num_rows: int, num_cols: int) -> Tensor:
-    """[R, G, g] -> [O, I]; undoes `split_groups`."""
-    return groups.reshape(num_rows, -1)[:, :num_cols].contiguous()
+def _groups_in_block(size: int, length: int, block: Block) -> int:
+    if block.group_size:
+        return size * -(-length // block.group_size)
+    return -(-size // (block.num_channels or max(size, 1)))
 
 
-def spread(values: Tensor, num_rows: int, num_cols: int, scheme: Scheme) -> Tensor:
-    """[R, G] -> [O, I]: the value of each weight's group."""
-    if scheme.granularity == "group":
-        values = torch.repeat_interleave(values, min(scheme.group_size, num_cols), dim=1)[:, :num_cols]
-    return values.expand(num_rows, num_cols)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """Weight l of channel c belongs to group first_group[c] + l // run[c].
+
+    Attributes:
+        shape: O and I.
+        by_rows: True where a row is a channel, False where a column is.
+        first_group: [C] int64.
+        run: [C] int64, weights of a channel in a row that share a scale; L where the whole channel does.
+        num_groups: G.
+    """
+
+    shape: tuple[int, int]
+    by_rows: bool
+    first_group: Tensor
+    run: Tensor
+    num_groups: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], scheme: Scheme, channel_blocks: Tensor | None, name: str) -> Self:
+        """The grid of a matrix.
+
+        Args:
+            shape: O and I.
+            scheme: What shares a scale.
+            channel_blocks: uint8 [C] of `assign_channels`; None where the scheme has one block.
+            name: The tensor's name, for errors.
+
+        Raises:
+            WeightError: The blocks do not hold the channels that the scheme gives them.
+        """
+        num_channels, length = shape if scheme.axis == "out" else shape[::-1]
+        layout, sizes = scheme.layout(), block_sizes(num_channels, scheme)
+        if channel_blocks is None:
+            channel_blocks = torch.zeros(num_channels, dtype=torch.uint8)
+        if torch.bincount(channel_blocks.long(), minlength=len(sizes)).tolist() != sizes:
+            raise WeightError(f"{name}: expected blocks of {sizes} channels, got {list(channel_blocks.shape)} others")
+        first_group = torch.empty(num_channels, dtype=torch.int64)
+        run = torch.empty(num_channels, dtype=torch.int64)
+        begin = 0
+        for number, (block, size) in enumerate(zip(layout, sizes, strict=True)):
+            channels = torch.nonzero(channel_blocks == number).squeeze(1)
+            if block.group_size:
+                first = torch.arange(size) * -(-length // block.group_size)
+            else:
+                first = torch.arange(size) // (block.num_channels or max(size, 1))
+            first_group[channels] = begin + first
+            run[channels] = min(block.group_size or length, length)
+            begin += _groups_in_block(size, length, block)
+        return cls(shape=shape, by_rows=scheme.axis == "out", first_group=first_group, run=run, num_groups=begin)
+
+    def spread(self, values: Tensor, begin: int = 0, end: int | None = None) -> Tensor:
+        """[G] -> the value of each weight's group in rows `begin` to `end`, [end - begin, I]; maybe a view."""
+        num_rows, num_cols = self.shape
+        end = num_rows if end is None else end
+        length = num_cols if self.by_rows else num_rows
+        if bool((self.run == length).all()):
+            of_channels = values[self.first_group]
+            if self.by_rows:
+                return of_channels[begin:end, None].expand(end - begin, num_cols)
+            return of_channels[None, :].expand(end - begin, num_cols)
+        rows = slice(begin, end)
+        if not self.by_rows:
+            return values[self.first_group + torch.arange(begin, end)[:, None] // self.run]
+        run = int(self.run[0])
+        if bool((self.run == run).all()):
+            groups = self.first_group[rows, None] + torch.arange(-(-num_cols // run))
+            return torch.repeat_interleave(values[groups], run, dim=1)[:, :num_cols]
+        return values[self.first_group[rows, None] + torch.arange(num_cols) // self.run[rows, None]]
+
+    def extremes(self, matrix: Tensor, rows_at_once: int) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest weight of each group, or 0 where that is lower or higher; float32 [G].
+
+        Args:
+            matrix: [O, I].
+            rows_at_once: Channels turned to float32 at a time.
+        """
+        low = torch.zeros(self.num_groups)
+        high = torch.zeros(self.num_groups)
+        channels = matrix if self.by_rows else matrix.T
+        for run in torch.unique(self.run).tolist():
+            chosen = torch.nonzero(self.run == run).squeeze(1)
+            for part in chosen.split(rows_at_once):
+                lowest, highest = _runs(channels[part].float(), run)
+                groups = self.first_group[part, None] + torch.arange(lowest.shape[1])
+                low.scatter_reduce_(0, groups.reshape(-1), lowest.reshape(-1), "amin")
+                high.scatter_reduce_(0, groups.reshape(-1), highest.reshape(-1), "amax")
+        return low, high
+
+
+def _runs(channels: Tensor, run: int) -> tuple[Tensor, Tensor]:
+    """[c, L] -> the lowest and highest of each run of `run` weights, each [c, ceil(L / run)]."""
+    whole = channels.shape[1] // run * run
+    groups = channels[:, :whole].unflatten(1, (-1, run)) if whole else channels[:, :0, None]
+    low, high = (groups.amin(-1), groups.amax(-1)) if whole else (channels[:, :0], channels[:, :0])
+    if whole < channels.shape[1]:
+        tail = channels[:, whole:]
+        low = torch.cat((low, tail.amin(1, keepdim=True)), 1)
+        high = torch.cat((high, tail.amax(1, keepdim=True)), 1)
+    return low, high

@@ -64,7 +64,7 @@ def _add_tensors(weights: PackReader, sums: dict[Part, _Sums], *, is_model: bool
         part.quantized += entry.num_weights
         part.packed += packed_bytes(entry.num_weights)
         part.compressed += sum(entry.frame_bytes)
-        part.on_disk += sum(entry.carrier_bytes(weights.index.scheme))
+        part.on_disk += sum(entry.carrier_bytes())
     for entry in weights.index.kept:
         part = sums[part_of(entry.name) if is_model else "other"]
         part.kept += entry.num_weights

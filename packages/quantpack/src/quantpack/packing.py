@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from quantpack.affine import SCALE_DTYPES, quantize
+from quantpack.affine import SCALE_DTYPES, quantize_tensor
 from quantpack.container.index import Index
 from quantpack.container.nibbles import packed_bytes
 from quantpack.container.planes import DTYPE_NAMES, split_planes
@@ -103,7 +103,7 @@ def _add(writer: PackWriter, name: str, tensor: Tensor, first_names: dict[bytes,
             writer.add_alias(name, first_name)
             return
     if quantized:
-        writer.add_quantized(name, quantize(tensor, writer.scheme, name=name))
+        writer.add_quantized(name, quantize_tensor(tensor, writer.scheme, name=name))
     else:
         writer.add_kept(name, tensor)
 

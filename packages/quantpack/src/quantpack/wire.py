@@ -2,7 +2,7 @@
 
 from quantpack.errors import SchemeError
 from quantpack.report import PartReport
-from quantpack.scheme import BITS, Granularity, Scheme
+from quantpack.scheme import Axis, Block, Granularity, Scheme
 from quantpack.totals import QuantizedModel
 from vlmpress.quantpack.v1 import quantpack_pb2 as pb
 
@@ -10,16 +10,26 @@ _GRANULARITIES: dict[Granularity, pb.Granularity] = {
     "tensor": pb.GRANULARITY_TENSOR,
     "channel": pb.GRANULARITY_CHANNEL,
     "group": pb.GRANULARITY_GROUP,
+    "rows": pb.GRANULARITY_ROWS,
+    "agq": pb.GRANULARITY_AGQ,
 }
-_NAMES = {value: name for name, value in _GRANULARITIES.items()}
+_GRANULARITY_NAMES = {value: name for name, value in _GRANULARITIES.items()}
+_AXES: dict[Axis, pb.Axis] = {"out": pb.AXIS_OUT, "in": pb.AXIS_IN}
+_AXIS_NAMES = {value: name for name, value in _AXES.items()}
 
 
 def scheme_to_proto(scheme: Scheme) -> pb.Scheme:
     """The message of a scheme."""
     return pb.Scheme(
-        bits=BITS,
+        bits=scheme.bits,
         granularity=_GRANULARITIES[scheme.granularity],
         group_size=scheme.group_size,
+        num_rows=scheme.num_rows,
+        blocks=[
+            pb.Block(share=block.share, group_size=block.group_size, num_channels=block.num_channels)
+            for block in scheme.blocks
+        ],
+        axis=_AXES[scheme.axis],
         symmetric=scheme.symmetric,
     )
 
@@ -28,15 +38,28 @@ def scheme_from_proto(message: pb.Scheme) -> Scheme:
     """The scheme of a message.
 
     Raises:
-        SchemeError: Another number of bits, an unknown granularity, or a group size that does not fit it.
+        SchemeError: A field that no scheme has, or one that does not fit the granularity.
     """
-    if message.bits != BITS:
-        raise SchemeError(f"scheme: expected {BITS} bits, got {message.bits}")
-    if message.granularity not in _NAMES:
-        raise SchemeError(f"scheme: expected granularity tensor, channel or group, got {message.granularity}")
-    scheme = Scheme(granularity=_NAMES[message.granularity], group_size=message.group_size, symmetric=message.symmetric)
-    if scheme.group_size != message.group_size:
-        raise SchemeError(f"scheme: expected group_size 0 without granularity group, got {message.group_size}")
+    if message.granularity not in _GRANULARITY_NAMES:
+        known = ", ".join(_GRANULARITIES)
+        raise SchemeError(f"scheme: expected granularity {known}, got {message.granularity}")
+    if message.axis not in (pb.AXIS_UNSPECIFIED, *_AXIS_NAMES):
+        raise SchemeError(f"scheme: expected axis out or in, got {message.axis}")
+    blocks = tuple(
+        Block(share=block.share, group_size=block.group_size, num_channels=block.num_channels)
+        for block in message.blocks
+    )
+    scheme = Scheme(
+        bits=message.bits,
+        granularity=_GRANULARITY_NAMES[message.granularity],
+        group_size=message.group_size,
+        num_rows=message.num_rows,
+        blocks=blocks,
+        axis=_AXIS_NAMES.get(message.axis, "out"),
+        symmetric=message.symmetric,
+    )
+    if (scheme.group_size, scheme.num_rows, scheme.blocks) != (message.group_size, message.num_rows, blocks):
+        raise SchemeError(f"scheme: expected only the fields of granularity {scheme.granularity}, got others as well")
     return scheme
 
 

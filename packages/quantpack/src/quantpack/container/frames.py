@@ -24,8 +24,12 @@ def frame_extents(num_bytes: int) -> list[tuple[int, int]]:
 
 def compress_frames(data: memoryview) -> list[bytes]:
     """One zstd frame, with checksum and content size, for each of `frame_extents`."""
-    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
-    return [compressor.compress(data[begin:end]) for begin, end in frame_extents(len(data))]
+    return [compress_frame(data[begin:end]) for begin, end in frame_extents(len(data))]
+
+
+def compress_frame(data: memoryview) -> bytes:
+    """One zstd frame with checksum and content size."""
+    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True).compress(data)
 
 
 def decompress_frames(data: memoryview, frame_bytes: Sequence[int], num_bytes: int, name: str) -> bytearray:

@@ -7,7 +7,7 @@ the numbers of frames, scales and zeros follow from a tensor's shape and the sch
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 import torch
@@ -18,10 +18,10 @@ from quantpack.container.frames import decompress_frame, num_frames
 from quantpack.container.nibbles import packed_bytes
 from quantpack.container.planes import DTYPE_NAMES, DTYPES
 from quantpack.errors import CorruptPackError, SchemeError
-from quantpack.grouping import group_grid
+from quantpack.grouping import num_groups
 from quantpack.scheme import Scheme, scheme_from_fields
 
-VERSION = 1
+VERSION = 2
 # 100,000 tensors take about 10 MB.
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
 _MAX_SIZE = 1 << 48
@@ -29,12 +29,23 @@ _MAX_SIZE = 1 << 48
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One stored tensor: its name, source dtype and shape, and the compressed bytes of each frame."""
+    """One stored tensor.
+
+    Attributes:
+        name: Its name in the source.
+        dtype: Its source dtype.
+        shape: Its source shape.
+        frame_bytes: Compressed bytes of each frame.
+        scheme: How a quantized tensor was quantized; None for a kept one.
+        block_bytes: Compressed bytes of the block of each channel; 0 where the scheme has one block.
+    """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     frame_bytes: tuple[int, ...]
+    scheme: Scheme | None = None
+    block_bytes: int = 0
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -46,15 +57,24 @@ class Entry:
         """Elements of the tensor; of a quantized one, its codes."""
         return math.prod(self.shape)
 
-    def num_groups(self, scheme: Scheme) -> int:
+    @property
+    def num_groups(self) -> int:
         """Groups of a quantized tensor, each with a scale and, unless symmetric, a zero."""
-        return math.prod(group_grid(*self.matrix, scheme))
+        assert self.scheme is not None
+        return num_groups(*self.matrix, self.scheme)
 
-    def carrier_bytes(self, scheme: Scheme) -> tuple[int, int, int]:
-        """Bytes of a quantized tensor's frames, scales and zeros in the pack."""
-        groups = self.num_groups(scheme)
-        zeros = 0 if scheme.symmetric else packed_bytes(groups)
-        return sum(self.frame_bytes), groups * self.dtype.itemsize, zeros
+    @property
+    def num_channels(self) -> int:
+        """Channels of a quantized tensor: rows or columns, as its scheme says."""
+        assert self.scheme is not None
+        return self.matrix[0 if self.scheme.axis == "out" else 1]
+
+    def carrier_bytes(self) -> tuple[int, int, int, int]:
+        """Bytes of a quantized tensor's frames, scales, zeros and channel blocks in the pack."""
+        assert self.scheme is not None
+        groups = self.num_groups
+        zeros = 0 if self.scheme.symmetric else packed_bytes(groups)
+        return sum(self.frame_bytes), groups * self.dtype.itemsize, zeros, self.block_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +82,7 @@ class Index:
     """What a pack stores, in the order of its bytes.
 
     Attributes:
-        scheme: How the quantized tensors were quantized.
+        scheme: What was asked for; a tensor may have a scheme of its own.
         quantized: Tensors stored as codes.
         kept: Tensors stored as they were.
         aliases: Names of tensors equal to one that is stored under another name.
@@ -75,11 +95,17 @@ class Index:
 
 
 def encode_index(index: Index) -> bytes:
-    """The index as one zstd frame of compact JSON."""
+    """The index as one zstd frame of compact JSON; schemes are written once and numbered."""
+    numbers = {index.scheme: 0}
+    for entry in index.quantized:
+        assert entry.scheme is not None
+        numbers.setdefault(entry.scheme, len(numbers))
     fields = {
         "version": VERSION,
-        "scheme": index.scheme.as_fields(),
-        "quantized": [_row(entry) for entry in index.quantized],
+        "schemes": [scheme.as_fields() for scheme in numbers],
+        "quantized": [
+            [*_row(entry), numbers[entry.scheme], entry.block_bytes] for entry in index.quantized if entry.scheme
+        ],
         "kept": [_row(entry) for entry in index.kept],
         "aliases": dict(index.aliases),
     }
@@ -100,15 +126,16 @@ def decode_index(data: bytes, where: str) -> Index:
         fields = json.loads(decompress_frame(data, size, where))
         if fields["version"] != VERSION:
             raise CorruptPackError(f"{where}: expected version {VERSION}, got {fields['version']!r:.40}")
+        schemes = [scheme_from_fields(scheme, where) for scheme in fields["schemes"]]
         index = Index(
-            scheme=scheme_from_fields(fields["scheme"], where),
-            quantized=tuple(_quantized_entry(row, where) for row in fields["quantized"]),
+            scheme=schemes[0],
+            quantized=tuple(_quantized_entry(row, schemes, where) for row in fields["quantized"]),
             kept=tuple(_kept_entry(row, where) for row in fields["kept"]),
             aliases=fields["aliases"],
         )
     except CorruptPackError:
         raise
-    except (zstandard.ZstdError, SchemeError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (zstandard.ZstdError, SchemeError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise CorruptPackError(f"{where}: expected a pack's index, got {type(error).__name__}: {error}") from error
     _check_names(index, where)
     return index
@@ -131,13 +158,20 @@ def _row(entry: Entry) -> list[object]:
     return [entry.name, DTYPE_NAMES[entry.dtype], list(entry.shape), list(entry.frame_bytes)]
 
 
-def _quantized_entry(row: object, where: str) -> Entry:
-    entry = _entry(row, where)
+def _quantized_entry(row: object, schemes: list[Scheme], where: str) -> Entry:
+    if not isinstance(row, list) or len(row) != 6:
+        raise CorruptPackError(f"{where}: expected a tensor's four fields, scheme and blocks, got {row!r:.80}")
+    entry = _entry(row[:4], where)
     if entry.dtype not in SCALE_DTYPES or len(entry.shape) < 2 or not all(entry.shape):
         raise CorruptPackError(
             f"{where}: tensor {entry.name}: cannot be quantized as {entry.dtype} {list(entry.shape)}"
         )
     _check_frames(entry, packed_bytes(entry.num_weights), where)
+    if not _are_sizes(row[4:]) or row[4] >= len(schemes):
+        raise CorruptPackError(f"{where}: tensor {entry.name}: expected one of {len(schemes)} schemes, got {row[4:]!r}")
+    entry = replace(entry, scheme=schemes[row[4]], block_bytes=row[5])
+    if bool(entry.block_bytes) != (len(schemes[row[4]].layout()) > 1):
+        raise CorruptPackError(f"{where}: tensor {entry.name}: {row[5]} bytes of blocks do not fit its scheme")
     return entry
 
 

@@ -1,13 +1,9 @@
-"""4-bit codes as bytes: re-centred, two a byte."""
+"""Codes as bytes: re-centred, two a byte."""
 
 import torch
 from torch import Tensor
 
-from quantpack.affine import QuantizedTensor
-from quantpack.grouping import spread
-from quantpack.scheme import NUM_LEVELS
-
-_CENTER = NUM_LEVELS // 2
+from quantpack.affine import QuantizedTensor, row_chunks
 
 
 def packed_bytes(num_codes: int) -> int:
@@ -30,7 +26,7 @@ def unpack_nibbles(packed: Tensor, num_codes: int) -> Tensor:
 
 
 def stored_codes(quantized: QuantizedTensor, *, recenter: bool = True) -> Tensor:
-    """Codes [O, I] as they are stored, 0..15: (code - zero + 8) mod 16, so that weight 0 is always 8.
+    """Codes [O, I] as they are stored: (code - zero + half) mod levels, so that weight 0 is always half of the levels.
 
     Groups with different zeros then share one distribution, which compresses better.
 
@@ -38,17 +34,20 @@ def stored_codes(quantized: QuantizedTensor, *, recenter: bool = True) -> Tensor
         quantized: Codes and zeros.
         recenter: False leaves asymmetric codes as they are; only comparisons use it.
     """
-    codes = quantized.codes
+    codes, levels = quantized.codes, quantized.scheme.num_levels
     if quantized.zeros is None:
-        return codes + _CENTER
+        return codes + levels // 2
     if not recenter:
         return codes
-    zeros = spread(quantized.zeros, codes.shape[0], codes.shape[1], quantized.scheme)
-    return (codes - zeros + _CENTER) & (NUM_LEVELS - 1)
+    grid = quantized.grid()
+    stored = torch.empty_like(codes)
+    for begin, end in row_chunks(codes):
+        stored[begin:end] = (codes[begin:end] - grid.spread(quantized.zeros, begin, end) + levels // 2) & (levels - 1)
+    return stored
 
 
-def codes_from_stored(stored: Tensor, zeros: Tensor | None) -> Tensor:
+def codes_from_stored(stored: Tensor, zeros: Tensor | None, num_levels: int) -> Tensor:
     """Undoes `stored_codes`; zeros spread to every weight, None when symmetric."""
     if zeros is None:
-        return stored - _CENTER
-    return (stored + zeros - _CENTER) & (NUM_LEVELS - 1)
+        return stored - num_levels // 2
+    return (stored + zeros - num_levels // 2) & (num_levels - 1)

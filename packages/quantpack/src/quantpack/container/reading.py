@@ -1,6 +1,5 @@
 """Reads the packed weights that `writing` writes."""
 
-import math
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quantpack.affine import QuantizedTensor, dequantize
-from quantpack.container.frames import decompress_frames
+from quantpack.container.frames import decompress_frame, decompress_frames
 from quantpack.container.index import Entry, decode_index
 from quantpack.container.nibbles import codes_from_stored, packed_bytes, unpack_nibbles
 from quantpack.container.planes import bytes_as_tensor, join_planes
 from quantpack.container.writing import CARRIERS, INDEX
-from quantpack.errors import CorruptPackError
-from quantpack.grouping import group_grid, spread
+from quantpack.errors import CorruptPackError, WeightError
+from quantpack.grouping import Grid
 
 
 class PackReader:
@@ -30,7 +29,7 @@ class PackReader:
         except (SafetensorError, OSError) as error:
             raise CorruptPackError(f"{path}: expected a safetensors file, got {error}") from error
         if names != {*CARRIERS, INDEX}:
-            raise CorruptPackError(f"{path}: expected the five tensors of a pack, got {sorted(names)!r:.200}")
+            raise CorruptPackError(f"{path}: expected the six tensors of a pack, got {sorted(names)!r:.200}")
         sizes = {name: self._carrier_bytes(name) for name in names}
         self.index = decode_index(self._file.get_tensor(INDEX).numpy().tobytes(), str(path))
         self._quantized = {entry.name: entry for entry in self.index.quantized}
@@ -71,22 +70,36 @@ class PackReader:
         Raises:
             CorruptPackError: Its bytes are not what the index says.
         """
-        entry, scheme = self._quantized[name], self.index.scheme
-        frames, scale_bytes, zero_bytes = self._pieces(name)
-        num_rows, num_cols = entry.matrix
+        entry = self._quantized[name]
+        scheme = entry.scheme
+        assert scheme is not None
+        where = f"{self._path}: tensor {name}"
+        frames, scale_bytes, zero_bytes, block_bytes = self._pieces(name)
         packed = self._decompress(entry, frames, packed_bytes(entry.num_weights))
-        stored = self._nibbles(name, packed, entry.num_weights).reshape(num_rows, num_cols)
-        grid = group_grid(num_rows, num_cols, scheme)
+        stored = self._nibbles(name, packed, entry.num_weights, scheme.num_levels).reshape(entry.matrix)
         # Copied: a view of another dtype must start at a multiple of its size.
-        scales = scale_bytes.clone().view(entry.dtype).reshape(grid)
+        scales = scale_bytes.clone().view(entry.dtype)
         if not bool(torch.all(torch.isfinite(scales) & (scales > 0))):
-            raise CorruptPackError(f"{self._path}: tensor {name}: expected finite positive scales")
-        if scheme.symmetric:
-            codes = codes_from_stored(stored, None)
-            return QuantizedTensor(codes=codes, scales=scales, zeros=None, shape=entry.shape, scheme=scheme)
-        zeros = self._nibbles(name, zero_bytes, math.prod(grid)).reshape(grid)
-        codes = codes_from_stored(stored, spread(zeros, num_rows, num_cols, scheme))
-        return QuantizedTensor(codes=codes, scales=scales, zeros=zeros, shape=entry.shape, scheme=scheme)
+            raise CorruptPackError(f"{where}: expected finite positive scales")
+        blocks = None
+        if entry.block_bytes:
+            blocks = bytes_as_tensor(decompress_frame(block_bytes.numpy().data, entry.num_channels, where))
+        try:
+            grid = Grid.of(entry.matrix, scheme, blocks, where)
+        except WeightError as error:
+            raise CorruptPackError(str(error)) from error
+        zeros, spread_zeros = None, None
+        if not scheme.symmetric:
+            zeros = self._nibbles(name, zero_bytes, entry.num_groups, scheme.num_levels)
+            spread_zeros = grid.spread(zeros)
+        return QuantizedTensor(
+            codes=codes_from_stored(stored, spread_zeros, scheme.num_levels),
+            scales=scales,
+            zeros=zeros,
+            channel_blocks=blocks,
+            shape=entry.shape,
+            scheme=scheme,
+        )
 
     def _carrier_bytes(self, name: str) -> int:
         view = self._file.get_slice(name)
@@ -98,8 +111,8 @@ class PackReader:
 
     def _lay_out(self, sizes: dict[str, int]) -> dict[str, list[tuple[str, int, int]]]:
         """(carrier, begin, end) of each stored tensor's bytes; every carrier must be used up exactly."""
-        rows = [entry.carrier_bytes(self.index.scheme) for entry in self.index.quantized]
-        columns = [(self.index.quantized, [row[number] for row in rows]) for number in range(3)]
+        rows = [entry.carrier_bytes() for entry in self.index.quantized]
+        columns = [(self.index.quantized, [row[number] for row in rows]) for number in range(4)]
         columns.append((self.index.kept, [sum(entry.frame_bytes) for entry in self.index.kept]))
         extents: dict[str, list[tuple[str, int, int]]] = {name: [] for name in (*self._quantized, *self._kept)}
         for carrier, (entries, lengths) in zip(CARRIERS, columns, strict=True):
@@ -120,7 +133,10 @@ class PackReader:
         content = decompress_frames(frames.numpy().data, entry.frame_bytes, num_bytes, where)
         return bytes_as_tensor(content)
 
-    def _nibbles(self, name: str, packed: Tensor, count: int) -> Tensor:
+    def _nibbles(self, name: str, packed: Tensor, count: int, num_levels: int) -> Tensor:
         if count % 2 and int(packed[-1]) >> 4:
             raise CorruptPackError(f"{self._path}: tensor {name}: expected the last byte's unused half to be 0")
-        return unpack_nibbles(packed, count)
+        values = unpack_nibbles(packed, count)
+        if num_levels < 16 and count and int(values.max()) >= num_levels:
+            raise CorruptPackError(f"{self._path}: tensor {name}: expected values below {num_levels}")
+        return values

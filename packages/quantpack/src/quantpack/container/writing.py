@@ -1,18 +1,18 @@
-"""Writes the packed weights: one safetensors file of five uint8 tensors.
+"""Writes the packed weights: one safetensors file of six uint8 tensors.
 
-Frames, scales and zeros of the quantized tensors, frames of the kept ones, each one after the other
+Frames, scales, zeros and channel blocks of the quantized tensors, frames of the kept ones, each one after the other
 in the order of the index, and the index. A header entry for each tensor would cost more than a
 small tensor's scales.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from quantpack.affine import QuantizedTensor
-from quantpack.container.frames import compress_frames
+from quantpack.container.frames import compress_frame, compress_frames
 from quantpack.container.index import Entry, Index, encode_index
 from quantpack.container.nibbles import pack_nibbles, stored_codes
 from quantpack.container.planes import bytes_as_tensor, split_planes
@@ -20,7 +20,7 @@ from quantpack.container.saving import save_tensors
 from quantpack.scheme import Scheme
 
 INDEX = "quantpack.index"
-CARRIERS = ("quantpack.codes", "quantpack.scales", "quantpack.zeros", "quantpack.kept")
+CARRIERS = ("quantpack.codes", "quantpack.scales", "quantpack.zeros", "quantpack.blocks", "quantpack.kept")
 
 
 @dataclass(slots=True)
@@ -45,14 +45,16 @@ class PackWriter:
         frames = compress_frames(pack_nibbles(stored_codes(quantized)).numpy().data)
         zeros = b"" if quantized.zeros is None else pack_nibbles(quantized.zeros).numpy().tobytes()
         scales = quantized.scales.contiguous().view(torch.uint8).numpy().tobytes()
-        for carrier, piece in zip(CARRIERS[:3], (b"".join(frames), scales, zeros), strict=True):
+        blocks = b"" if quantized.channel_blocks is None else compress_frame(quantized.channel_blocks.numpy().data)
+        for carrier, piece in zip(CARRIERS[:4], (b"".join(frames), scales, zeros, blocks), strict=True):
             self._carriers[carrier].append(piece)
-        self._quantized.append(_entry(name, quantized.scales.dtype, quantized.shape, frames))
+        entry = _entry(name, quantized.scales.dtype, quantized.shape, frames)
+        self._quantized.append(replace(entry, scheme=quantized.scheme, block_bytes=len(blocks)))
 
     def add_kept(self, name: str, tensor: Tensor) -> None:
         """Adds a tensor bit for bit."""
         frames = compress_frames(split_planes(tensor).numpy().data)
-        self._carriers[CARRIERS[3]].append(b"".join(frames))
+        self._carriers[CARRIERS[4]].append(b"".join(frames))
         self._kept.append(_entry(name, tensor.dtype, tuple(tensor.shape), frames))
 
     def add_alias(self, name: str, target: str) -> None:

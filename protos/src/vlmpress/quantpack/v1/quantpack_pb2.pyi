@@ -1,7 +1,8 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -12,22 +13,51 @@ class Granularity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GRANULARITY_TENSOR: _ClassVar[Granularity]
     GRANULARITY_CHANNEL: _ClassVar[Granularity]
     GRANULARITY_GROUP: _ClassVar[Granularity]
+    GRANULARITY_ROWS: _ClassVar[Granularity]
+    GRANULARITY_AGQ: _ClassVar[Granularity]
+
+class Axis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AXIS_UNSPECIFIED: _ClassVar[Axis]
+    AXIS_OUT: _ClassVar[Axis]
+    AXIS_IN: _ClassVar[Axis]
 GRANULARITY_UNSPECIFIED: Granularity
 GRANULARITY_TENSOR: Granularity
 GRANULARITY_CHANNEL: Granularity
 GRANULARITY_GROUP: Granularity
+GRANULARITY_ROWS: Granularity
+GRANULARITY_AGQ: Granularity
+AXIS_UNSPECIFIED: Axis
+AXIS_OUT: Axis
+AXIS_IN: Axis
+
+class Block(_message.Message):
+    __slots__ = ("share", "group_size", "num_channels")
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NUM_CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    share: float
+    group_size: int
+    num_channels: int
+    def __init__(self, share: _Optional[float] = ..., group_size: _Optional[int] = ..., num_channels: _Optional[int] = ...) -> None: ...
 
 class Scheme(_message.Message):
-    __slots__ = ("bits", "granularity", "group_size", "symmetric")
+    __slots__ = ("bits", "granularity", "group_size", "symmetric", "num_rows", "blocks", "axis")
     BITS_FIELD_NUMBER: _ClassVar[int]
     GRANULARITY_FIELD_NUMBER: _ClassVar[int]
     GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
     SYMMETRIC_FIELD_NUMBER: _ClassVar[int]
+    NUM_ROWS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    AXIS_FIELD_NUMBER: _ClassVar[int]
     bits: int
     granularity: Granularity
     group_size: int
     symmetric: bool
-    def __init__(self, bits: _Optional[int] = ..., granularity: _Optional[_Union[Granularity, str]] = ..., group_size: _Optional[int] = ..., symmetric: bool = ...) -> None: ...
+    num_rows: int
+    blocks: _containers.RepeatedCompositeFieldContainer[Block]
+    axis: Axis
+    def __init__(self, bits: _Optional[int] = ..., granularity: _Optional[_Union[Granularity, str]] = ..., group_size: _Optional[int] = ..., symmetric: bool = ..., num_rows: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[Block, _Mapping]]] = ..., axis: _Optional[_Union[Axis, str]] = ...) -> None: ...
 
 class QuantizedModel(_message.Message):
     __slots__ = ("scheme", "num_codes", "code_bytes_packed", "code_bytes_compressed")
