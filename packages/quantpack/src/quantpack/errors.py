@@ -17,6 +17,10 @@ class CalibrationError(QuantpackError, ValueError):
     """Calibration data that does not fit the weights, or that no method can use."""
 
 
+class SearchError(QuantpackError, ValueError):
+    """A search that cannot start: nothing to search, or a floor that no layout holds."""
+
+
 class SourceError(QuantpackError, ValueError):
     """What was to be packed is no model directory and no safetensors file."""
 
@@ -35,3 +39,7 @@ class CorruptPackError(QuantpackError, ValueError):
 
 class ModelMismatchError(QuantpackError, RuntimeError):
     """A pack's tensors are not those of the model its config describes."""
+
+
+class PackedModelError(QuantpackError, ValueError):
+    """A model with packed weights was asked for what only one with ordinary weights can do."""

@@ -1,0 +1,1 @@
+"""Finds how coarse each matrix may be: AGQ and weight scaling against a floor of the accuracy."""
