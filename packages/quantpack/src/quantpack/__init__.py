@@ -7,11 +7,13 @@ from quantpack.errors import (
     ModelMismatchError,
     NotAPackError,
     OutputExistsError,
+    PackedModelError,
     QuantpackError,
     SchemeError,
     SourceError,
     WeightError,
 )
+from quantpack.hf.registration import QuantpackConfig
 from quantpack.inspecting import inspect
 from quantpack.loading import load
 from quantpack.packing import pack
@@ -30,9 +32,11 @@ __all__ = [
     "ModelMismatchError",
     "NotAPackError",
     "OutputExistsError",
+    "PackedModelError",
     "PartReport",
     "QuantizedModel",
     "QuantizedTensor",
+    "QuantpackConfig",
     "QuantpackError",
     "Scheme",
     "SchemeError",

@@ -1,23 +1,23 @@
 """A pack as a runnable model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from quantpack.errors import ModelMismatchError, NotAPackError
-from quantpack.unpacking import read_tensors
+from quantpack.errors import ModelMismatchError, NotAPackError, QuantpackError
+from quantpack.opening import open_pack
+from quantpack.packing import METHOD
 from vlmpress.artifact import import_model_code
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 
 def load(directory: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The model that the pack's config describes, with dequantized weights, in eval mode.
 
-    An image-text-to-text model, or else a causal language model. Tied weights are tied.
+    An image-text-to-text model, or else a causal language model, or else whatever AutoModel gives. Tied
+    weights are tied. Every byte is compared with the manifest first; `from_pretrained`, which this calls,
+    does not do that and can keep the weights packed.
 
     Args:
         directory: A pack of a model directory.
@@ -28,47 +28,36 @@ def load(directory: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
         CorruptPackError: A byte is not as it was written.
         ModelMismatchError: A tensor is missing, unexpected or of the wrong shape; names it.
     """
-    # Packing and unpacking do not need transformers, which takes a second to import.
-    from transformers import AutoConfig, GenerationConfig
+    # A second to import, which --help should not cost.
+    from transformers import AutoConfig
 
     directory = Path(directory)
-    tensors = read_tensors(directory, dtype)
+    open_pack(directory, check_bytes=True)
     if not (directory / "config.json").exists():
         raise NotAPackError(f"{directory}: expected a pack of a model, got one of a plain safetensors file")
     import_model_code(directory)
-    config = AutoConfig.from_pretrained(directory)
-    # What is built here has ordinary weights; left in, the entry would send transformers after a quantizer.
-    del config.quantization_config
-    model_class = _model_class(config, directory)
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    config.quantization_config = {"quant_method": METHOD, "dequantize": True}
     try:
-        # Through from_pretrained, for a checkpoint's names are not always the model's own.
-        model, info = model_class.from_pretrained(
-            None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
+        model: nn.Module = model_class(config, directory).from_pretrained(
+            directory, config=config, dtype=dtype, local_files_only=True
         )
+    except QuantpackError:
+        raise
     except (RuntimeError, ValueError) as error:
-        raise ModelMismatchError(f"{directory}: expected the model's tensors, got {error}") from error
-    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        if info.get(fault):
-            names = ", ".join(sorted(str(name) for name in info[fault])[:3])
-            raise ModelMismatchError(
-                f"{directory}: expected the model's tensors, got {fault.replace('_', ' ')}: {names}"
-            )
-    if (directory / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(directory)
-    model.eval()
+        raise ModelMismatchError(f"{directory}: expected a model to be made of it, got {error}") from error
     return model
 
 
-def _model_class(config: "PreTrainedConfig", directory: Path) -> Any:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+def model_class(config: Any, directory: Path) -> Any:
+    """The class that a model's config is for; ModelMismatchError where transformers has none."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING
 
-    for mapping in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING):
+    for mapping in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING):
         if type(config) in mapping:
             found = mapping[type(config)]
             # A few model types have more than one class of a kind; the config names the one meant.
             choices: list[Any] = list(found) if isinstance(found, tuple | list) else [found]
             named = [choice for choice in choices if choice.__name__ in (config.architectures or ())]
             return (named or choices)[0]
-    raise ModelMismatchError(
-        f"{directory}: expected an image-text-to-text or causal language model, got model type {config.model_type!r}"
-    )
+    raise ModelMismatchError(f"{directory}: expected a model type that transformers knows, got {config.model_type!r}")

@@ -1,0 +1,184 @@
+"""Loads packs in `from_pretrained`, through the hooks that transformers has for quantizers.
+
+transformers hands a checkpoint's entries to conversions that make a model's tensors. A pack's entries are
+a few rows of bytes for all tensors together, so one conversion takes them all and yields the whole model.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import ConversionOps, WeightConverter, WeightTransform
+from transformers.quantizers.base import HfQuantizer
+
+from quantpack.container.reading import PackReader
+from quantpack.errors import CorruptPackError, ModelMismatchError, PackedModelError
+from quantpack.hf.config import QuantpackConfig
+from quantpack.hf.linear import PackedLinear
+from quantpack.hf.placing import Placement, entries_by_name, linear_at, place
+from quantpack.hf.reading import PackTensors
+
+
+class QuantpackHfQuantizer(HfQuantizer):
+    """What transformers asks while it loads a pack; see `QuantpackConfig` for the choices.
+
+    The pack's structure, every frame's checksum, and names and shapes against the model are checked, and a
+    fault is a QuantpackError. The SHA-256 of the files is not: `quantpack.verify` and `quantpack.load` do that.
+    """
+
+    requires_calibration = False
+    quantization_config: QuantpackConfig
+
+    def __init__(self, quantization_config: QuantpackConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        # Also when the caller alone says so: the config of one tower of a model has lost the entry.
+        self.pre_quantized = True
+        self._path: Path | None = None
+        self._own_conversions: list[WeightTransform] = []
+        self._filled = False
+
+    def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Of the model's floating tensors; float32 where neither the caller nor the config says."""
+        # transformers then looks at the first entry of the file, and that is bytes.
+        return dtype if dtype.is_floating_point else torch.float32
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
+    ) -> None:
+        if checkpoint_files is None or len(checkpoint_files) != 1:
+            raise CorruptPackError(f"{type(model).__name__}: expected one file of weights, got {checkpoint_files}")
+        self._path = Path(checkpoint_files[0])
+
+    def update_weight_conversions(
+        self, weight_conversions: list[WeightTransform], model: PreTrainedModel
+    ) -> list[WeightTransform]:
+        """One conversion that fills the model, in place of the model's own, which it applies by itself."""
+        if self._path is None:
+            return weight_conversions
+        reader = PackReader(self._path)
+        placements = place(reader.index, model, weight_conversions, str(self._path))
+        packed = set() if self.quantization_config.dequantize else _replace_linears(model, placements, reader)
+        self._own_conversions = weight_conversions
+        # Which tensor of the model the conversion claims to make does not matter: it names what it yields.
+        target = next(iter(model.state_dict()))
+        fill = FillModel(self, PackTensors(reader, model, packed, str(self._path)), placements)
+        return [WeightConverter(r"^quantpack\..+$", target, [fill], force_cpu=True)]
+
+    def mark_filled(self) -> None:
+        """Called when every tensor of the pack has reached the model."""
+        self._filled = True
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        if not self._filled:
+            raise ModelMismatchError(f"{self._path}: expected transformers to take the pack's tensors, it did not")
+        # For a later save: what the model's own checkpoints go through, and not what a pack does.
+        model._weight_conversions = [found for found in self._own_conversions if found.was_used()]
+        self._own_conversions = []
+        return model
+
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        for name, layer in [*model.named_modules()]:
+            if isinstance(layer, PackedLinear):
+                _set_module(model, name, _plain_linear(layer, dtype or layer.like.dtype))
+        old_dtype = model.dtype
+        for parameter in model.parameters():
+            # Not model.to(): it would round the float32 frequencies of rotary embeddings.
+            if parameter.dtype == old_dtype and dtype is not None:
+                parameter.data = parameter.data.to(dtype)
+        return model
+
+    def is_serializable(self) -> bool:
+        """Never; only `save_pretrained` asks, and its own error would not say what to do instead.
+
+        Raises:
+            PackedModelError: Always.
+        """
+        raise PackedModelError(
+            "save_pretrained: expected a model with ordinary weights, got a packed one: copy the pack's directory, "
+            "or call model.dequantize() first"
+        )
+
+    @property
+    def is_trainable(self) -> bool:
+        """False: codes have no gradient; load with `QuantpackConfig(dequantize=True)` to train."""
+        return False
+
+
+class FillModel(ConversionOps):
+    """The conversion from a pack's entries to a model's tensors."""
+
+    def __init__(self, quantizer: QuantpackHfQuantizer, tensors: PackTensors, placements: list[Placement]) -> None:
+        self._quantizer, self._tensors, self._placements = quantizer, tensors, placements
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, list[Tensor]]:
+        """Itself, for transformers asks of the result no more than `keys` and `items`; nothing is read yet."""
+        return cast("dict[str, list[Tensor]]", self)
+
+    def keys(self) -> tuple[str, ...]:
+        """Nothing: transformers completes partial names here, and the names are whole."""
+        return ()
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) for the whole model, each decoded shortly before it is taken.
+
+        Raises:
+            CorruptPackError: A tensor's bytes are not what the index says.
+        """
+        yield from self._tensors.stream(self._placements)
+        self._quantizer.mark_filled()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FillModel":
+        return self  # transformers copies conversions, and an open file cannot be
+
+
+def _replace_linears(model: PreTrainedModel, placements: list[Placement], reader: PackReader) -> set[str]:
+    """Puts PackedLinear where codes go; returns the names of their weights."""
+    entries = entries_by_name(reader.index)
+    tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
+    packed = set()
+    for placement in placements:
+        entry, layer = entries[placement.sources[0][0]], linear_at(model, placement)
+        # A tied weight is an embedding table as well.
+        if entry.scheme is None or layer is None or placement.target in tied:
+            continue
+        with torch.device("meta"):
+            replacement = PackedLinear(
+                layer.in_features,
+                layer.out_features,
+                entry.scheme,
+                scale_dtype=entry.dtype,
+                bias=layer.bias is not None,
+                dtype=layer.weight.dtype,
+            )
+        _set_module(model, placement.target.removesuffix(".weight"), replacement)
+        packed.add(placement.target)
+    _skip_initialization(model)
+    return packed
+
+
+def _skip_initialization(model: nn.Module) -> None:
+    """Keeps models from drawing random weights for packed layers, which would dequantize each of them for nothing."""
+    for module in model.modules():
+        holds_packed = any(isinstance(child, PackedLinear) for child in module.children())
+        # Buffers that no checkpoint holds are made by the initialization.
+        if holds_packed and not module._non_persistent_buffers_set:
+            setattr(module, "_is_hf_initialized", True)  # noqa: B010 - transformers' flag, no attribute of nn.Module
+
+
+def _plain_linear(layer: PackedLinear, dtype: torch.dtype) -> nn.Linear:
+    with torch.device("meta"):
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    plain.weight = nn.Parameter(layer.dequantized(dtype))
+    if layer.bias is not None:
+        plain.bias = nn.Parameter(layer.bias.detach().to(dtype))
+    return plain.train(layer.training)
+
+
+def _set_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
