@@ -1,0 +1,142 @@
+"""Calibration samples and questions from a dataset file, through the model's own processor."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from quantpack.errors import CalibrationError
+from vlmpress.data import Record, load_records
+
+IGNORED = -100
+"""Label of a token that is no answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A prompt with its answer, as one sequence.
+
+    Attributes:
+        sample: Forward keyword arguments of one row: input_ids [1, T] and what the processor adds.
+        labels: [1, T], the answer's tokens, IGNORED elsewhere.
+    """
+
+    sample: dict[str, Any]
+    labels: Tensor
+
+
+def read_questions(
+    model_dir: Path, data: Path, images: Path | None = None, *, split: str | None = None, num_questions: int = 128
+) -> list[Question]:
+    """The first `num_questions` questions of a LLaVA JSON/JSONL or VQA JSONL file, spread evenly over its records.
+
+    Args:
+        model_dir: Holds the processor and its chat template.
+        data: The file.
+        images: Folder that its image paths are relative to; by default the file's own.
+        split: Only records of this split, where the file has splits.
+        num_questions: How many, or as many as there are.
+
+    Raises:
+        vlmpress.data.DataError: The file is no such dataset.
+        CalibrationError: There is no question, no processor or no chat template, or an image cannot be read.
+    """
+    from transformers import AutoProcessor
+
+    records = [record for record in load_records(data, images) if split is None or record.split in (None, split)]
+    if not records or num_questions < 1:
+        raise CalibrationError(f"{data}: expected at least one record{f' of split {split}' if split else ''}, got none")
+    step = max(len(records) // num_questions, 1)
+    try:
+        processor = AutoProcessor.from_pretrained(model_dir)
+    except (OSError, ValueError) as error:
+        raise CalibrationError(f"{model_dir}: expected a processor, got {error}") from error
+    return [_question(record, processor) for record in records[::step][:num_questions]]
+
+
+def batches(questions: Sequence[Question], batch_size: int) -> list[Question]:
+    """Questions put together, padded on the right; ones whose other arguments differ in shape stay apart."""
+    groups: dict[object, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(_shapes(question), []).append(question)
+    return [
+        _stack(group[begin : begin + batch_size])
+        for group in groups.values()
+        for begin in range(0, len(group), batch_size)
+    ]
+
+
+def as_samples(questions: Iterable[Question]) -> list[dict[str, Any]]:
+    """Forward keyword arguments, with labels, as `quantize` takes them."""
+    return [{**question.sample, "labels": question.labels} for question in questions]
+
+
+def _question(record: Record, processor: Any) -> Question:
+    """The record's conversation up to its first answer."""
+    turn = record.turns[0]
+    content: list[dict[str, str]] = [{"type": "image"}] if record.image is not None else []
+    asked = [{"role": "user", "content": [*content, {"type": "text", "text": turn.question}]}]
+    answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": turn.answer}]}]
+    try:
+        prompt = processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        whole = processor.apply_chat_template(answered, tokenize=False)
+    except (ValueError, AttributeError) as error:
+        raise CalibrationError(f"record {record.id}: expected a processor with a chat template, got {error}") from error
+    if not whole.startswith(prompt):
+        raise CalibrationError(f"record {record.id}: expected a chat template that only appends, got {whole!r:.200}")
+    image = None if record.image is None else _image(record.image)
+    encoded = dict(processor(text=prompt, images=image, return_tensors="pt"))
+    answer = torch.tensor([processor.tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]])
+    prompt_ids = encoded["input_ids"]
+    sample = {name: _extended(name, value, prompt_ids, answer) for name, value in encoded.items()}
+    labels = torch.cat((torch.full_like(prompt_ids, IGNORED), answer), 1)
+    return Question(sample=sample, labels=labels)
+
+
+def _extended(name: str, value: Tensor, prompt_ids: Tensor, answer: Tensor) -> Tensor:
+    """What stands for each prompt token gets an end for the answer's tokens; the rest stays."""
+    if name == "input_ids":
+        return torch.cat((prompt_ids, answer), 1)
+    if value.shape == prompt_ids.shape:
+        return torch.cat((value, torch.full_like(answer, int(name == "attention_mask")).to(value.dtype)), 1)
+    return value
+
+
+def _image(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise CalibrationError(f"{path}: expected a readable image, got {error}") from error
+
+
+def _is_per_token(question: Question, name: str) -> bool:
+    return bool(question.sample[name].shape == question.labels.shape)
+
+
+def _shapes(question: Question) -> object:
+    return tuple(
+        (name, None if _is_per_token(question, name) else tuple(value.shape[1:]))
+        for name, value in sorted(question.sample.items())
+    )
+
+
+def _stack(questions: Sequence[Question]) -> Question:
+    length = max(question.labels.shape[1] for question in questions)
+
+    def padded(value: Tensor, filler: int) -> Tensor:
+        return torch.nn.functional.pad(value, (0, length - value.shape[1]), value=filler)
+
+    sample = {}
+    for name in questions[0].sample:
+        values = [
+            padded(question.sample[name], 0) if _is_per_token(question, name) else question.sample[name]
+            for question in questions
+        ]
+        sample[name] = torch.cat(values)
+    labels = torch.cat([padded(question.labels, IGNORED) for question in questions])
+    return Question(sample=sample, labels=labels)
