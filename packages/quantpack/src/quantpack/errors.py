@@ -21,6 +21,10 @@ class SearchError(QuantpackError, ValueError):
     """A search that cannot start: nothing to search, or a floor that no layout holds."""
 
 
+class MissingExtraError(QuantpackError, ImportError):
+    """A library that only some of the package needs is not installed; names the extra that brings it."""
+
+
 class SourceError(QuantpackError, ValueError):
     """What was to be packed is no model directory and no safetensors file."""
 
