@@ -86,10 +86,8 @@ class PackedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """What is printed of the layer."""
-        scheme = f"{self.scheme.bits} bits, {self.scheme.granularity}"
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, {scheme}"
-        )
+        shape = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return f"{shape}, bits={self.scheme.bits}, granularity={self.scheme.granularity}"
 
 
 def packed_buffers(quantized: QuantizedTensor) -> dict[str, Tensor]:

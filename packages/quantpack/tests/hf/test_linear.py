@@ -1,0 +1,127 @@
+"""The packed layer by itself."""
+
+import copy
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from quantpack import Block, QuantizedTensor, Scheme, dequantize, quantize_tensor
+from quantpack.hf.linear import PackedLinear, packed_buffers
+from quantpack.hf.placing import Placement
+from quantpack.hf.reading import NUM_THREADS, PackTensors
+
+SCHEMES = (
+    Scheme(granularity="tensor", symmetric=True),
+    Scheme(granularity="channel", axis="in"),
+    Scheme(group_size=10),
+    Scheme(bits=3, granularity="rows", num_rows=4),
+    Scheme(granularity="agq", blocks=(Block(share=0.2, group_size=3), Block(share=0.8, num_channels=2))),
+)
+
+
+def layer_of(quantized: QuantizedTensor, dtype: torch.dtype, *, bias: bool = True) -> PackedLinear:
+    num_rows, num_cols = quantized.shape
+    layer = PackedLinear(
+        num_cols, num_rows, quantized.scheme, scale_dtype=quantized.scales.dtype, bias=bias, dtype=dtype
+    )
+    buffers = packed_buffers(quantized)
+    names = {name for name, buffer in layer.named_buffers() if name != "like"}
+    assert names == buffers.keys()
+    for name, tensor in buffers.items():
+        assert getattr(layer, name).shape == tensor.shape
+        assert getattr(layer, name).dtype == tensor.dtype
+        setattr(layer, name, tensor)
+    if layer.bias is not None:
+        nn.init.normal_(layer.bias)
+    return layer
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"{scheme.granularity}, {scheme.bits}")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(13, 27), (1, 1), (6, 3)])
+def test_it_computes_with_the_dequantized_weight(scheme: Scheme, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    quantized = quantize_tensor(torch.randn(shape).to(dtype), scheme)
+    layer = layer_of(quantized, dtype)
+    weight = dequantize(quantized, dtype)
+    assert torch.equal(layer.weight, weight)
+    assert layer.weight.dtype == dtype
+    inputs = torch.randn(2, 3, shape[1]).to(dtype)
+    assert torch.equal(layer(inputs), F.linear(inputs, weight, layer.bias))
+
+
+def test_a_cast_leaves_codes_and_scales_alone() -> None:
+    torch.manual_seed(0)
+    quantized = quantize_tensor(torch.randn(8, 24), Scheme(group_size=8))
+    layer = layer_of(quantized, torch.float32)
+    cast = copy.deepcopy(layer).to(torch.bfloat16)
+    assert cast.weight.dtype == cast.bias.dtype == torch.bfloat16
+    assert torch.equal(cast.weight, dequantize(quantized, torch.bfloat16))
+    assert torch.equal(cast.to(torch.float32).weight, layer.weight)
+
+
+def test_gradients_pass_through_to_the_inputs() -> None:
+    torch.manual_seed(0)
+    layer = layer_of(quantize_tensor(torch.randn(5, 4), Scheme()), torch.float32, bias=False)
+    inputs = torch.randn(3, 4, requires_grad=True)
+    layer(inputs).sum().backward()
+    assert torch.allclose(inputs.grad, layer.weight.sum(0).expand(3, 4))
+    assert not list(layer.parameters())
+
+
+def test_autocast_computes_in_its_dtype() -> None:
+    layer = layer_of(quantize_tensor(torch.randn(5, 4), Scheme()), torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(3, 4)).dtype == torch.bfloat16
+
+
+def test_its_text_says_what_it_holds() -> None:
+    layer = layer_of(quantize_tensor(torch.randn(5, 4), Scheme(bits=3)), torch.float32)
+    assert repr(layer) == "PackedLinear(in_features=4, out_features=5, bias=True, bits=3, granularity=group)"
+
+
+class CountingReader:
+    """Stands in for a pack; counts what was read ahead."""
+
+    def __init__(self) -> None:
+        self.num_read = 0
+        self.lock = threading.Lock()
+
+    def tensor(self, name: str, dtype: torch.dtype | None) -> torch.Tensor:
+        with self.lock:
+            self.num_read += 1
+        if name == "9":
+            raise ValueError("damaged")
+        return torch.full((1,), float(name))
+
+
+class Model(nn.Module):
+    _keep_in_fp32_modules = _keep_in_fp32_modules_strict = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number in range(20):
+            self.register_buffer(str(number), torch.zeros(1))
+
+
+def test_only_a_few_tensors_are_read_ahead() -> None:
+    reader = CountingReader()
+    placements = [Placement(target=str(number), sources=[(str(number), str(number))]) for number in range(9)]
+    num_taken = 0
+    for name, tensor in PackTensors(reader, Model(), set(), "pack").stream(placements):
+        assert name == str(num_taken)
+        assert tensor.item() == num_taken
+        num_taken += 1
+        assert reader.num_read <= num_taken + NUM_THREADS + 1
+    assert num_taken == 9
+
+
+def test_a_fault_in_a_thread_reaches_the_caller_and_ends_the_threads() -> None:
+    placements = [Placement(target=str(number), sources=[(str(number), str(number))]) for number in range(20)]
+    stream = PackTensors(CountingReader(), Model(), set(), "pack").stream(placements)
+    with pytest.raises(ValueError, match="damaged"):
+        list(stream)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("quantpack")]
