@@ -1,11 +1,13 @@
 """Packs, and what comes out of them again."""
 
 import json
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
@@ -268,16 +270,27 @@ def test_progress_ends_at_the_total(plain_file: Path, tmp_path: Path) -> None:
     assert calls[-1][0] == calls[-1][1] == 71
 
 
-def test_a_full_disk_is_an_os_error_and_leaves_nothing(
-    plain_file: Path, plain_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise SafetensorError("I/O error: No space left on device")
+@pytest.fixture
+def short_files() -> Iterator[None]:
+    """No file grows beyond 300 bytes, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr("quantpack.container.saving.save_file", fail)
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(OSError, match="No space left"):
+
+def test_a_full_disk_is_an_os_error_and_leaves_nothing(
+    plain_file: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue("short_files")
+    with pytest.raises(OSError, match="File too large"):
         pack(plain_file, tmp_path / "full", Scheme())
-    with pytest.raises(OSError, match="No space left"):
+    assert list(tmp_path.iterdir()) == [plain_file]
+
+
+def test_unpack_on_a_full_disk_leaves_nothing(plain_pack: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    before = sorted(tmp_path.iterdir())
+    request.getfixturevalue("short_files")
+    with pytest.raises(OSError, match="File too large"):
         unpack(plain_pack, tmp_path / "full.safetensors")
     assert sorted(tmp_path.iterdir()) == before

@@ -62,6 +62,7 @@ def test_part_report_round_trip() -> None:
         code_bytes_packed=5,
         code_bytes_compressed=4,
         cr_codes=1.25,
+        entropy_bits_per_code=3.1,
         bits_per_weight=4.5,
         bytes_on_disk=6,
     )

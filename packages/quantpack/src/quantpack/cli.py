@@ -81,13 +81,14 @@ def _by_part(reports: list[PartReport]) -> dict[str, dict[str, Any]]:
 
 def _table(reports: list[PartReport]) -> str:
     lines = [
-        f"{'part':<9} {'weights':>13} {'int4 bytes':>13} {'compressed':>13} {'CR':>6} {'bits/w':>7} {'on disk':>13}"
+        f"{'part':<9} {'weights':>13} {'int4 bytes':>13} {'compressed':>13} {'CR':>6} {'H/code':>7} {'bits/w':>7} "
+        f"{'on disk':>13}"
     ]
     for report in reports:
         lines.append(
             f"{report.part:<9} {report.num_weights:>13,} {report.code_bytes_packed:>13,} "
-            f"{report.code_bytes_compressed:>13,} {report.cr_codes:>6.3f} {report.bits_per_weight:>7.3f} "
-            f"{report.bytes_on_disk:>13,}"
+            f"{report.code_bytes_compressed:>13,} {report.cr_codes:>6.3f} "
+            f"{report.entropy_bits_per_code:>7.3f} {report.bits_per_weight:>7.3f} {report.bytes_on_disk:>13,}"
         )
     return "\n".join(lines)
 

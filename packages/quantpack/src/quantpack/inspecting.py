@@ -1,5 +1,7 @@
 """Where the bytes of a pack are."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ class _Sums:
     packed: int = 0
     compressed: int = 0
     on_disk: int = 0
+    code_bits: float = 0.0
 
     def report(self, part: str) -> PartReport:
         weights = self.quantized + self.kept
@@ -26,6 +29,7 @@ class _Sums:
             code_bytes_packed=self.packed,
             code_bytes_compressed=self.compressed,
             cr_codes=self.packed / self.compressed if self.compressed else 0.0,
+            entropy_bits_per_code=self.code_bits / self.quantized if self.quantized else 0.0,
             bits_per_weight=8 * self.on_disk / weights if weights else 0.0,
             bytes_on_disk=self.on_disk,
         )
@@ -39,7 +43,7 @@ def inspect(directory: Path) -> list[PartReport]:
 
     Raises:
         NotAPackError: The directory is no pack.
-        CorruptPackError: Its manifest or index is damaged; other bytes are not looked at.
+        CorruptPackError: Its manifest, index or codes are damaged; other bytes are not looked at.
     """
     directory = Path(directory)
     _, weights = open_pack(directory, check_bytes=False)
@@ -54,6 +58,7 @@ def inspect(directory: Path) -> list[PartReport]:
         packed=sum(part.packed for part in sums.values()),
         compressed=sum(part.compressed for part in sums.values()),
         on_disk=files,
+        code_bits=sum(part.code_bits for part in sums.values()),
     )
     return [*(sums[part].report(part) for part in PARTS), total.report("total")]
 
@@ -65,7 +70,14 @@ def _add_tensors(weights: PackReader, sums: dict[Part, _Sums], *, is_model: bool
         part.packed += packed_bytes(entry.num_weights)
         part.compressed += sum(entry.frame_bytes)
         part.on_disk += sum(entry.carrier_bytes())
+        part.code_bits += entry.num_weights * entropy_bits(weights.code_counts(entry.name))
     for entry in weights.index.kept:
         part = sums[part_of(entry.name) if is_model else "other"]
         part.kept += entry.num_weights
         part.on_disk += sum(entry.frame_bytes)
+
+
+def entropy_bits(counts: Sequence[int]) -> float:
+    """Order-0 entropy, in bits, of symbols that occur so often."""
+    total = sum(counts)
+    return math.fsum(count / total * math.log2(total / count) for count in counts if count)

@@ -49,7 +49,7 @@ def _check_config(path: Path, weights: PackReader) -> None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))["quantization_config"]
         method = fields["quant_method"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptPackError(f"{path}: expected a quantization_config, got {type(error).__name__}") from error
     if method != METHOD or scheme_from_fields(fields, str(path)) != weights.index.scheme:
         raise CorruptPackError(f"{path}: expected the scheme of the index, got {fields!r:.200}")

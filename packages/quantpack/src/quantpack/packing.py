@@ -13,7 +13,7 @@ from torch import Tensor
 from quantpack.affine import SCALE_DTYPES, quantize_tensor
 from quantpack.container.index import Index
 from quantpack.container.nibbles import packed_bytes
-from quantpack.container.planes import DTYPE_NAMES, split_planes
+from quantpack.container.planes import DTYPE_NAMES, as_bytes
 from quantpack.container.writing import PackWriter
 from quantpack.errors import OutputExistsError, SourceError
 from quantpack.scheme import Scheme
@@ -54,7 +54,8 @@ def pack(src: Path, out: Path, scheme: Scheme, on_progress: OnProgress | None = 
         raise OutputExistsError(f"{out}: expected a path that does not exist yet")
     source = open_source(src)
     with artifact.create(out) as draft:
-        writer = _encode(source, scheme, on_progress)
+        writer = PackWriter(scheme, draft.path)
+        _encode(source, writer, on_progress)
         _copy_others(source, scheme, draft.path)
         writer.write(draft.path / WEIGHTS)
         return draft.commit(
@@ -74,8 +75,7 @@ def totals(index: Index) -> QuantizedModel:
     )
 
 
-def _encode(source: Source, scheme: Scheme, on_progress: OnProgress | None) -> PackWriter:
-    writer = PackWriter(scheme)
+def _encode(source: Source, writer: PackWriter, on_progress: OnProgress | None) -> None:
     first_names: dict[bytes, str] = {}
     total = sum(math.prod(shape) for shape in source.shapes.values())
     done = 0
@@ -87,7 +87,6 @@ def _encode(source: Source, scheme: Scheme, on_progress: OnProgress | None) -> P
         done += tensor.numel()
         if on_progress is not None:
             on_progress(done, total, name)
-    return writer
 
 
 def _add(writer: PackWriter, name: str, tensor: Tensor, first_names: dict[bytes, str], *, is_model: bool) -> None:
@@ -97,7 +96,7 @@ def _add(writer: PackWriter, name: str, tensor: Tensor, first_names: dict[bytes,
     if tensor.dim() >= 2:
         # Tied weights, which some checkpoints repeat under each of their names.
         digest = hashlib.sha256(f"{quantized} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(split_planes(tensor).numpy().data)
+        digest.update(as_bytes(tensor).data)
         first_name = first_names.setdefault(digest.digest(), name)
         if first_name != name:
             writer.add_alias(name, first_name)

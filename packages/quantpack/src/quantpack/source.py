@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from quantpack.container.names import name_fault
 from quantpack.errors import SourceError
 from vlmpress import artifact
 
@@ -37,7 +38,7 @@ class Source:
     parents: tuple[tuple[str, str], ...]
 
     def read(self, name: str) -> Tensor:
-        """One tensor; the others stay on disk."""
+        """One tensor, mapped from its file and not copied; the others stay on disk."""
         with _open(self.files[name]) as file:
             return file.get_tensor(name)
 
@@ -104,7 +105,12 @@ def _others(directory: Path) -> dict[str, Path]:
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with _open(path) as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
+    for name in shapes:
+        fault = name_fault(name)
+        if fault is not None:
+            raise SourceError(f"{path}: tensor {name!r:.80}: {fault}")
+    return shapes
 
 
 def _open(path: Path) -> Any:

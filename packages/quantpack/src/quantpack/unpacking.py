@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from quantpack.container.header import encode_header
+from quantpack.container.planes import DTYPE_NAMES, DTYPES, as_bytes
 from quantpack.container.reading import PackReader
-from quantpack.container.saving import save_tensors
 from quantpack.errors import OutputExistsError
 from quantpack.opening import open_pack
 from quantpack.packing import OnProgress
@@ -42,11 +43,11 @@ def unpack(directory: Path, out: Path, dtype: torch.dtype | None = None, on_prog
     out = Path(out)
     if out.exists():
         raise OutputExistsError(f"{out}: expected a path that does not exist yet")
-    tensors = read_tensors(directory, dtype, on_progress)
+    _, weights = open_pack(Path(directory), check_bytes=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as folder:
         draft = Path(folder) / out.name
-        save_tensors(tensors, draft)
+        _write_all(weights, draft, dtype, on_progress)
         draft.rename(out)
     return out
 
@@ -59,3 +60,20 @@ def _read_all(weights: PackReader, dtype: torch.dtype | None, on_progress: OnPro
         if on_progress is not None:
             on_progress(position, len(names), name)
     return tensors
+
+
+def _write_all(weights: PackReader, path: Path, dtype: torch.dtype | None, on_progress: OnProgress | None) -> None:
+    """Tensor by tensor, so that a model larger than memory can be unpacked."""
+    rows = []
+    for name in weights.names:
+        entry = weights.entry(name)
+        chosen = dtype if dtype is not None and entry.dtype.is_floating_point else entry.dtype
+        rows.append((name, DTYPE_NAMES[chosen], entry.shape, entry.num_weights * chosen.itemsize))
+    # Wide elements first: each starts at a multiple of its size.
+    rows.sort(key=lambda row: (-DTYPES[row[1]].itemsize, row[0]))
+    with path.open("wb") as file:
+        file.write(encode_header(rows))
+        for position, (name, *_) in enumerate(rows, start=1):
+            file.write(as_bytes(weights.tensor(name, dtype)).data)
+            if on_progress is not None:
+                on_progress(position, len(rows), name)

@@ -16,6 +16,6 @@ def verify(directory: Path, on_progress: OnProgress | None = None) -> None:
     _, weights = open_pack(Path(directory), check_bytes=True)
     names = weights.names
     for position, name in enumerate(names, start=1):
-        weights.tensor(name)
+        weights.check(name)
         if on_progress is not None:
             on_progress(position, len(names), name)

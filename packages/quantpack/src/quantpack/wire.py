@@ -91,6 +91,7 @@ def part_report_to_proto(report: PartReport) -> pb.PartReport:
         code_bytes_packed=report.code_bytes_packed,
         code_bytes_compressed=report.code_bytes_compressed,
         cr_codes=report.cr_codes,
+        entropy_bits_per_code=report.entropy_bits_per_code,
         bits_per_weight=report.bits_per_weight,
         bytes_on_disk=report.bytes_on_disk,
     )
@@ -104,6 +105,7 @@ def part_report_from_proto(message: pb.PartReport) -> PartReport:
         code_bytes_packed=message.code_bytes_packed,
         code_bytes_compressed=message.code_bytes_compressed,
         cr_codes=message.cr_codes,
+        entropy_bits_per_code=message.entropy_bits_per_code,
         bits_per_weight=message.bits_per_weight,
         bytes_on_disk=message.bytes_on_disk,
     )

@@ -14,17 +14,22 @@ import torch
 import zstandard
 
 from quantpack.affine import SCALE_DTYPES
-from quantpack.container.frames import decompress_frame, num_frames
+from quantpack.container.frames import MAX_RATIO, decompress_frame, frame_extents, longest_frame, num_frames
+from quantpack.container.header import one_line, unique_fields
+from quantpack.container.names import name_fault
 from quantpack.container.nibbles import packed_bytes
 from quantpack.container.planes import DTYPE_NAMES, DTYPES
 from quantpack.errors import CorruptPackError, SchemeError
 from quantpack.grouping import num_groups
 from quantpack.scheme import Scheme, scheme_from_fields
 
-VERSION = 2
+VERSION = 3
 # 100,000 tensors take about 10 MB.
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
+# The JSON of many tensors shrinks to a twentieth; what claims far more is a bomb.
+_MAX_INDEX_RATIO = 256
 _MAX_SIZE = 1 << 48
+_MAX_DIMENSIONS = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +61,20 @@ class Entry:
     def num_weights(self) -> int:
         """Elements of the tensor; of a quantized one, its codes."""
         return math.prod(self.shape)
+
+    @property
+    def item_bytes(self) -> int:
+        """What a frame holds a whole number of: bytes of packed codes, or elements."""
+        return 1 if self.scheme else self.dtype.itemsize
+
+    @property
+    def num_items(self) -> int:
+        """Items of all frames together."""
+        return packed_bytes(self.num_weights) if self.scheme else self.num_weights
+
+    def frame_extents(self) -> list[tuple[int, int]]:
+        """(begin, end) of each frame's items."""
+        return frame_extents(self.num_items, self.item_bytes)
 
     @property
     def num_groups(self) -> int:
@@ -113,7 +132,7 @@ def encode_index(index: Index) -> bytes:
     return zstandard.ZstdCompressor(level=19, write_checksum=True, write_content_size=True).compress(text.encode())
 
 
-def decode_index(data: bytes, where: str) -> Index:
+def decode_index(data: memoryview | bytes, where: str) -> Index:
     """Undoes `encode_index`; every field is checked.
 
     Raises:
@@ -121,9 +140,10 @@ def decode_index(data: bytes, where: str) -> Index:
     """
     try:
         size = zstandard.get_frame_parameters(data).content_size
-        if size > _MAX_INDEX_BYTES:
-            raise CorruptPackError(f"{where}: expected an index of at most {_MAX_INDEX_BYTES} bytes, got {size}")
-        fields = json.loads(decompress_frame(data, size, where))
+        most = min(_MAX_INDEX_BYTES, _MAX_INDEX_RATIO * len(data))
+        if size > most:
+            raise CorruptPackError(f"{where}: expected an index of at most {most} bytes, got {size}")
+        fields = json.loads(decompress_frame(data, size, where), object_pairs_hook=unique_fields)
         if fields["version"] != VERSION:
             raise CorruptPackError(f"{where}: expected version {VERSION}, got {fields['version']!r:.40}")
         schemes = [scheme_from_fields(scheme, where) for scheme in fields["schemes"]]
@@ -136,7 +156,7 @@ def decode_index(data: bytes, where: str) -> Index:
     except CorruptPackError:
         raise
     except (zstandard.ZstdError, SchemeError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise CorruptPackError(f"{where}: expected a pack's index, got {type(error).__name__}: {error}") from error
+        raise CorruptPackError(f"{where}: expected a pack's index, got {one_line(error)}") from error
     _check_names(index, where)
     return index
 
@@ -146,6 +166,8 @@ def _check_names(index: Index, where: str) -> None:
         raise CorruptPackError(f"{where}: expected aliases by name, got {type(index.aliases).__name__}")
     stored = [entry.name for entry in (*index.quantized, *index.kept)]
     names = {*stored, *index.aliases}
+    for alias in index.aliases:
+        _check_name(alias, where)
     if len(names) != len(stored) + len(index.aliases):
         raise CorruptPackError(f"{where}: expected every tensor once, quantized, kept or as an alias")
     targets = set(stored)
@@ -166,19 +188,18 @@ def _quantized_entry(row: object, schemes: list[Scheme], where: str) -> Entry:
         raise CorruptPackError(
             f"{where}: tensor {entry.name}: cannot be quantized as {entry.dtype} {list(entry.shape)}"
         )
-    _check_frames(entry, packed_bytes(entry.num_weights), where)
     if not _are_sizes(row[4:]) or row[4] >= len(schemes):
         raise CorruptPackError(f"{where}: tensor {entry.name}: expected one of {len(schemes)} schemes, got {row[4:]!r}")
     entry = replace(entry, scheme=schemes[row[4]], block_bytes=row[5])
     if bool(entry.block_bytes) != (len(schemes[row[4]].layout()) > 1):
         raise CorruptPackError(f"{where}: tensor {entry.name}: {row[5]} bytes of blocks do not fit its scheme")
-    return entry
+    if entry.block_bytes and entry.num_channels > MAX_RATIO * entry.block_bytes:
+        raise CorruptPackError(f"{where}: tensor {entry.name}: {row[5]} bytes cannot hold {entry.num_channels} blocks")
+    return _checked_frames(entry, where)
 
 
 def _kept_entry(row: object, where: str) -> Entry:
-    entry = _entry(row, where)
-    _check_frames(entry, entry.num_weights * entry.dtype.itemsize, where)
-    return entry
+    return _checked_frames(_entry(row, where), where)
 
 
 def _entry(row: object, where: str) -> Entry:
@@ -187,16 +208,32 @@ def _entry(row: object, where: str) -> Entry:
     name, dtype, shape, frame_bytes = row
     if not isinstance(name, str) or not isinstance(dtype, str) or dtype not in DTYPES:
         raise CorruptPackError(f"{where}: expected a name and a known dtype, got {name!r:.80}, {dtype!r:.40}")
-    if not _are_sizes(shape) or not _are_sizes(frame_bytes):
-        raise CorruptPackError(f"{where}: tensor {name}: expected a shape and frame sizes, got {row!r:.80}")
+    _check_name(name, where)
+    if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS or math.prod(size or 1 for size in shape) > _MAX_SIZE:
+        raise CorruptPackError(f"{where}: tensor {name}: expected a shape, got {shape!r:.80}")
+    if not _are_sizes(frame_bytes):
+        raise CorruptPackError(f"{where}: tensor {name}: expected sizes of frames, got {frame_bytes!r:.80}")
     return Entry(name=name, dtype=DTYPES[dtype], shape=tuple(shape), frame_bytes=tuple(frame_bytes))
 
 
-def _check_frames(entry: Entry, num_bytes: int, where: str) -> None:
+def _checked_frames(entry: Entry, where: str) -> Entry:
+    """The entry, if frames of these sizes can hold what its shape claims: a lie must not cost memory."""
+    num_bytes = entry.num_items * entry.item_bytes
     if len(entry.frame_bytes) != num_frames(num_bytes):
         raise CorruptPackError(
             f"{where}: tensor {entry.name}: {len(entry.frame_bytes)} frames do not fit shape {list(entry.shape)}"
         )
+    for size, (begin, end) in zip(entry.frame_bytes, entry.frame_extents(), strict=True):
+        content = (end - begin) * entry.item_bytes
+        if not content <= MAX_RATIO * size or size > longest_frame(content):
+            raise CorruptPackError(f"{where}: tensor {entry.name}: a frame of {size} bytes cannot hold {content} bytes")
+    return entry
+
+
+def _check_name(name: str, where: str) -> None:
+    fault = name_fault(name)
+    if fault is not None:
+        raise CorruptPackError(f"{where}: tensor {name!r:.80}: {fault}")
 
 
 def _are_sizes(values: object) -> TypeGuard[list[int]]:

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
-from quantpack.affine import QuantizedTensor, row_chunks
+from quantpack.affine import QuantizedTensor
+
+# Codes unpacked at a time.
+_CHUNK = 1 << 22
 
 
 def packed_bytes(num_codes: int) -> int:
@@ -25,25 +28,32 @@ def unpack_nibbles(packed: Tensor, num_codes: int) -> Tensor:
     return pairs.reshape(-1)[:num_codes].to(torch.int8)
 
 
-def stored_codes(quantized: QuantizedTensor, *, recenter: bool = True) -> Tensor:
-    """Codes [O, I] as they are stored: (code - zero + half) mod levels, so that weight 0 is always half of the levels.
+def row_chunks(num_rows: int, num_cols: int) -> list[tuple[int, int]]:
+    """(begin, end) of rows to work on at a time; each starts at a whole byte of packed codes."""
+    step = max(2, _CHUNK // max(num_cols, 1) // 2 * 2)
+    return [(begin, min(begin + step, num_rows)) for begin in range(0, num_rows, step)]
+
+
+def stored_codes(
+    quantized: QuantizedTensor, begin: int = 0, end: int | None = None, *, recenter: bool = True
+) -> Tensor:
+    """Codes of rows `begin` to `end` as they are stored: (code - zero + half) mod levels; weight 0 is always half.
 
     Groups with different zeros then share one distribution, which compresses better.
 
     Args:
         quantized: Codes and zeros.
+        begin: The first row.
+        end: After the last row; None: all.
         recenter: False leaves asymmetric codes as they are; only comparisons use it.
     """
-    codes, levels = quantized.codes, quantized.scheme.num_levels
+    end = quantized.codes.shape[0] if end is None else end
+    codes, levels = quantized.codes[begin:end], quantized.scheme.num_levels
     if quantized.zeros is None:
         return codes + levels // 2
     if not recenter:
         return codes
-    grid = quantized.grid()
-    stored = torch.empty_like(codes)
-    for begin, end in row_chunks(codes):
-        stored[begin:end] = (codes[begin:end] - grid.spread(quantized.zeros, begin, end) + levels // 2) & (levels - 1)
-    return stored
+    return (codes - quantized.grid().spread(quantized.zeros, begin, end) + levels // 2) & (levels - 1)
 
 
 def codes_from_stored(stored: Tensor, zeros: Tensor | None, num_levels: int) -> Tensor:

@@ -1,8 +1,14 @@
-"""Kept tensors as bytes that compress: the n-th byte of every element together.
+"""Kept tensors as bytes that compress: exponents apart from signs and mantissas.
 
-Signs and exponents of trained weights repeat, mantissas do not; side by side, zstd finds neither.
+Exponents of trained weights repeat, mantissas do not; side by side, zstd finds neither. Rotated left by one bit a
+floating number starts with its exponent: all of it in the first byte of bfloat16, float32 and, for its largest part,
+float16 and float64. Then the n-th byte of every element is one plane.
 """
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,21 +27,41 @@ DTYPES = {
     "F64": torch.float64,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# Little-endian, as in the file, whatever the machine.
+_WORDS: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 
 
-def split_planes(tensor: Tensor) -> Tensor:
-    """Any tensor -> uint8 [bytes of it], plane after plane."""
-    size = tensor.element_size()
-    return tensor.reshape(-1).view(torch.uint8).reshape(-1, size).T.reshape(-1)
+def as_bytes(tensor: Tensor) -> npt.NDArray[np.uint8]:
+    """The tensor's memory, uint8 [bytes of it]; not copied where it lies in one piece."""
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy()
 
 
-def join_planes(planes: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """Undoes `split_planes`, bit for bit."""
-    count = planes.numel() // dtype.itemsize
-    return planes.reshape(dtype.itemsize, count).T.reshape(-1).view(dtype).reshape(shape)
+def split_planes(data: npt.NDArray[np.uint8], dtype: torch.dtype) -> list[memoryview]:
+    """Bytes of whole elements -> their planes, lowest byte first."""
+    size = dtype.itemsize
+    words = data.view(_WORDS[size])
+    if _is_rotated(dtype):
+        words = (words << 1) | (words >> (8 * size - 1))
+    columns = words.view(np.uint8).reshape(-1, size)
+    return [np.ascontiguousarray(columns[:, number]).data for number in range(size)]
 
 
-def bytes_as_tensor(data: bytes | bytearray) -> Tensor:
-    """A copy of `data` as uint8 [its length]."""
-    # torch refuses to look at no bytes at all.
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+def join_planes(planes: npt.NDArray[np.uint8], dtype: torch.dtype, target: npt.NDArray[np.uint8]) -> None:
+    """Undoes `split_planes`: planes one after the other -> bytes of the elements, bit for bit.
+
+    Args:
+        planes: uint8 [bytes of the elements].
+        dtype: Theirs.
+        target: uint8 of the same length, written over.
+    """
+    size = dtype.itemsize
+    target.reshape(-1, size)[...] = planes.reshape(size, -1).T
+    if _is_rotated(dtype):
+        words = target.view(_WORDS[size])
+        lowest = words << (8 * size - 1)
+        words >>= 1
+        words |= lowest
+
+
+def _is_rotated(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point and dtype.itemsize > 1

@@ -5,33 +5,56 @@ in the order of the index, and the index. A header entry for each tensor would c
 small tensor's scales.
 """
 
-from dataclasses import dataclass, field, replace
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
 
 from quantpack.affine import QuantizedTensor
-from quantpack.container.frames import compress_frame, compress_frames
+from quantpack.container.frames import compress_frame, compress_pieces, frame_extents
+from quantpack.container.header import encode_header
 from quantpack.container.index import Entry, Index, encode_index
-from quantpack.container.nibbles import pack_nibbles, stored_codes
-from quantpack.container.planes import bytes_as_tensor, split_planes
-from quantpack.container.saving import save_tensors
+from quantpack.container.names import name_fault
+from quantpack.container.nibbles import pack_nibbles
+from quantpack.container.packed import PackedTensor, pack_tensor
+from quantpack.container.planes import as_bytes, split_planes
+from quantpack.errors import WeightError
 from quantpack.scheme import Scheme
 
 INDEX = "quantpack.index"
 CARRIERS = ("quantpack.codes", "quantpack.scales", "quantpack.zeros", "quantpack.blocks", "quantpack.kept")
+_COPY_BYTES = 1 << 20
 
 
-@dataclass(slots=True)
 class PackWriter:
-    """Collects tensors in compressed form; `write` makes the file."""
+    """Compresses tensors into temporary files, one for each carrier; `write` puts them together.
 
-    scheme: Scheme
-    _quantized: list[Entry] = field(default_factory=list)
-    _kept: list[Entry] = field(default_factory=list)
-    _aliases: dict[str, str] = field(default_factory=dict)
-    _carriers: dict[str, list[bytes]] = field(default_factory=lambda: {name: [] for name in CARRIERS})
+    No more than a frame of compressed bytes is in memory at a time.
+    """
+
+    def __init__(self, scheme: Scheme, folder: Path | None = None) -> None:
+        """An empty pack.
+
+        Args:
+            scheme: What was asked for; a tensor may have a scheme of its own.
+            folder: Has room for the pack; None: the system's folder for temporary files. The files have no
+                names there, and are gone when this is, however the process ends.
+        """
+        self.scheme = scheme
+        self._folder = folder
+        self._quantized: list[Entry] = []
+        self._kept: list[Entry] = []
+        self._aliases: dict[str, str] = {}
+        self._carriers: dict[str, IO[bytes]] = {}
+        self._names: set[str] = set()
+        self._files = ExitStack()
+        weakref.finalize(self, self._files.close)
 
     @property
     def index(self) -> Index:
@@ -41,32 +64,80 @@ class PackWriter:
         )
 
     def add_quantized(self, name: str, quantized: QuantizedTensor) -> None:
-        """Adds a tensor's codes, scales and zeros."""
-        frames = compress_frames(pack_nibbles(stored_codes(quantized)).numpy().data)
-        zeros = b"" if quantized.zeros is None else pack_nibbles(quantized.zeros).numpy().tobytes()
-        scales = quantized.scales.contiguous().view(torch.uint8).numpy().tobytes()
-        blocks = b"" if quantized.channel_blocks is None else compress_frame(quantized.channel_blocks.numpy().data)
-        for carrier, piece in zip(CARRIERS[:4], (b"".join(frames), scales, zeros, blocks), strict=True):
-            self._carriers[carrier].append(piece)
-        entry = _entry(name, quantized.scales.dtype, quantized.shape, frames)
-        self._quantized.append(replace(entry, scheme=quantized.scheme, block_bytes=len(blocks)))
+        """Adds a tensor's codes, scales and zeros.
+
+        Raises:
+            WeightError: The name is taken, or none that a pack can hold.
+        """
+        self.add_packed(name, pack_tensor(quantized))
+
+    def add_packed(self, name: str, packed: PackedTensor) -> None:
+        """Adds codes that are packed already; raises as `add_quantized`."""
+        self._take(name)
+        codes = packed.codes.numpy().data
+        frame_bytes = self._spool(CARRIERS[0], (compress_frame(codes[b:e]) for b, e in frame_extents(len(codes))))
+        self._spool(CARRIERS[1], [packed.scales.contiguous().view(torch.uint8).numpy().data])
+        if packed.zeros is not None:
+            self._spool(CARRIERS[2], [pack_nibbles(packed.zeros).numpy().data])
+        block_bytes = 0
+        if packed.channel_blocks is not None:
+            (block_bytes,) = self._spool(CARRIERS[3], [compress_frame(packed.channel_blocks.numpy().data)])
+        self._quantized.append(
+            Entry(
+                name=name,
+                dtype=packed.scales.dtype,
+                shape=packed.shape,
+                frame_bytes=tuple(frame_bytes),
+                scheme=packed.scheme,
+                block_bytes=block_bytes,
+            )
+        )
 
     def add_kept(self, name: str, tensor: Tensor) -> None:
-        """Adds a tensor bit for bit."""
-        frames = compress_frames(split_planes(tensor).numpy().data)
-        self._carriers[CARRIERS[4]].append(b"".join(frames))
-        self._kept.append(_entry(name, tensor.dtype, tuple(tensor.shape), frames))
+        """Adds a tensor bit for bit; raises as `add_quantized`."""
+        self._take(name)
+        size = tensor.element_size()
+        data = as_bytes(tensor)
+        frames = (
+            compress_pieces(split_planes(data[begin * size : end * size], tensor.dtype), (end - begin) * size)
+            for begin, end in frame_extents(tensor.numel(), size)
+        )
+        frame_bytes = tuple(self._spool(CARRIERS[4], frames))
+        self._kept.append(Entry(name=name, dtype=tensor.dtype, shape=tuple(tensor.shape), frame_bytes=frame_bytes))
 
     def add_alias(self, name: str, target: str) -> None:
-        """Adds another name of a tensor that was added before."""
+        """Adds another name of a tensor that was added before; raises as `add_quantized`."""
+        self._take(name)
         self._aliases[name] = target
 
     def write(self, path: Path) -> None:
-        """Writes the safetensors file."""
-        tensors = {name: bytes_as_tensor(b"".join(pieces)) for name, pieces in self._carriers.items()}
-        tensors[INDEX] = bytes_as_tensor(encode_index(self.index))
-        save_tensors(tensors, path)
+        """Writes the safetensors file.
 
+        Raises:
+            OSError: It cannot be written, for example because the disk is full.
+        """
+        index = encode_index(self.index)
+        sizes = {name: self._carriers[name].tell() if name in self._carriers else 0 for name in CARRIERS}
+        rows = [*sizes.items(), (INDEX, len(index))]
+        with path.open("wb") as file:
+            file.write(encode_header((name, "U8", [size], size) for name, size in rows))
+            for name in CARRIERS:
+                if name in self._carriers:
+                    self._carriers[name].seek(0)
+                    shutil.copyfileobj(self._carriers[name], file, _COPY_BYTES)
+            file.write(index)
 
-def _entry(name: str, dtype: torch.dtype, shape: tuple[int, ...], frames: list[bytes]) -> Entry:
-    return Entry(name=name, dtype=dtype, shape=shape, frame_bytes=tuple(len(frame) for frame in frames))
+    def _take(self, name: str) -> None:
+        fault = name_fault(name)
+        if fault is not None:
+            raise WeightError(f"tensor {name!r:.80}: {fault}")
+        if name in self._names:
+            raise WeightError(f"tensor {name}: expected every name once")
+        self._names.add(name)
+
+    def _spool(self, carrier: str, pieces: Iterable[bytes | memoryview]) -> list[int]:
+        """Appends to a carrier's file; gives the bytes of each piece."""
+        if carrier not in self._carriers:
+            file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - open until the writer is gone
+            self._carriers[carrier] = self._files.enter_context(file)
+        return [self._carriers[carrier].write(piece) for piece in pieces]

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%vlmpress/quantpack/v1/quantpack.proto\x12\x15vlmpress.quantpack.v1\"@\n\x05\x42lock\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x12\n\ngroup_size\x18\x02 \x01(\r\x12\x14\n\x0cnum_channels\x18\x03 \x01(\r\"\xe1\x01\n\x06Scheme\x12\x0c\n\x04\x62its\x18\x01 \x01(\r\x12\x37\n\x0bgranularity\x18\x02 \x01(\x0e\x32\".vlmpress.quantpack.v1.Granularity\x12\x12\n\ngroup_size\x18\x03 \x01(\r\x12\x11\n\tsymmetric\x18\x04 \x01(\x08\x12\x10\n\x08num_rows\x18\x05 \x01(\r\x12,\n\x06\x62locks\x18\x06 \x03(\x0b\x32\x1c.vlmpress.quantpack.v1.Block\x12)\n\x04\x61xis\x18\x07 \x01(\x0e\x32\x1b.vlmpress.quantpack.v1.Axis\"\x8c\x01\n\x0eQuantizedModel\x12-\n\x06scheme\x18\x01 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.Scheme\x12\x11\n\tnum_codes\x18\x02 \x01(\x04\x12\x19\n\x11\x63ode_bytes_packed\x18\x03 \x01(\x04\x12\x1d\n\x15\x63ode_bytes_compressed\x18\x04 \x01(\x04\"\xab\x01\n\nPartReport\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x13\n\x0bnum_weights\x18\x02 \x01(\x04\x12\x19\n\x11\x63ode_bytes_packed\x18\x03 \x01(\x04\x12\x1d\n\x15\x63ode_bytes_compressed\x18\x04 \x01(\x04\x12\x10\n\x08\x63r_codes\x18\x05 \x01(\x01\x12\x17\n\x0f\x62its_per_weight\x18\x06 \x01(\x01\x12\x15\n\rbytes_on_disk\x18\x07 \x01(\x04*\x9d\x01\n\x0bGranularity\x12\x1b\n\x17GRANULARITY_UNSPECIFIED\x10\x00\x12\x16\n\x12GRANULARITY_TENSOR\x10\x01\x12\x17\n\x13GRANULARITY_CHANNEL\x10\x02\x12\x15\n\x11GRANULARITY_GROUP\x10\x03\x12\x14\n\x10GRANULARITY_ROWS\x10\x04\x12\x13\n\x0fGRANULARITY_AGQ\x10\x05*7\n\x04\x41xis\x12\x14\n\x10\x41XIS_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x41XIS_OUT\x10\x01\x12\x0b\n\x07\x41XIS_IN\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%vlmpress/quantpack/v1/quantpack.proto\x12\x15vlmpress.quantpack.v1\"@\n\x05\x42lock\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x12\n\ngroup_size\x18\x02 \x01(\r\x12\x14\n\x0cnum_channels\x18\x03 \x01(\r\"\xe1\x01\n\x06Scheme\x12\x0c\n\x04\x62its\x18\x01 \x01(\r\x12\x37\n\x0bgranularity\x18\x02 \x01(\x0e\x32\".vlmpress.quantpack.v1.Granularity\x12\x12\n\ngroup_size\x18\x03 \x01(\r\x12\x11\n\tsymmetric\x18\x04 \x01(\x08\x12\x10\n\x08num_rows\x18\x05 \x01(\r\x12,\n\x06\x62locks\x18\x06 \x03(\x0b\x32\x1c.vlmpress.quantpack.v1.Block\x12)\n\x04\x61xis\x18\x07 \x01(\x0e\x32\x1b.vlmpress.quantpack.v1.Axis\"\x8c\x01\n\x0eQuantizedModel\x12-\n\x06scheme\x18\x01 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.Scheme\x12\x11\n\tnum_codes\x18\x02 \x01(\x04\x12\x19\n\x11\x63ode_bytes_packed\x18\x03 \x01(\x04\x12\x1d\n\x15\x63ode_bytes_compressed\x18\x04 \x01(\x04\"\xca\x01\n\nPartReport\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x13\n\x0bnum_weights\x18\x02 \x01(\x04\x12\x19\n\x11\x63ode_bytes_packed\x18\x03 \x01(\x04\x12\x1d\n\x15\x63ode_bytes_compressed\x18\x04 \x01(\x04\x12\x10\n\x08\x63r_codes\x18\x05 \x01(\x01\x12\x17\n\x0f\x62its_per_weight\x18\x06 \x01(\x01\x12\x15\n\rbytes_on_disk\x18\x07 \x01(\x04\x12\x1d\n\x15\x65ntropy_bits_per_code\x18\x08 \x01(\x01*\x9d\x01\n\x0bGranularity\x12\x1b\n\x17GRANULARITY_UNSPECIFIED\x10\x00\x12\x16\n\x12GRANULARITY_TENSOR\x10\x01\x12\x17\n\x13GRANULARITY_CHANNEL\x10\x02\x12\x15\n\x11GRANULARITY_GROUP\x10\x03\x12\x14\n\x10GRANULARITY_ROWS\x10\x04\x12\x13\n\x0fGRANULARITY_AGQ\x10\x05*7\n\x04\x41xis\x12\x14\n\x10\x41XIS_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x41XIS_OUT\x10\x01\x12\x0b\n\x07\x41XIS_IN\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.quantpack.v1.quantpack_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GRANULARITY']._serialized_start=676
-  _globals['_GRANULARITY']._serialized_end=833
-  _globals['_AXIS']._serialized_start=835
-  _globals['_AXIS']._serialized_end=890
+  _globals['_GRANULARITY']._serialized_start=707
+  _globals['_GRANULARITY']._serialized_end=864
+  _globals['_AXIS']._serialized_start=866
+  _globals['_AXIS']._serialized_end=921
   _globals['_BLOCK']._serialized_start=64
   _globals['_BLOCK']._serialized_end=128
   _globals['_SCHEME']._serialized_start=131
@@ -42,5 +42,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUANTIZEDMODEL']._serialized_start=359
   _globals['_QUANTIZEDMODEL']._serialized_end=499
   _globals['_PARTREPORT']._serialized_start=502
-  _globals['_PARTREPORT']._serialized_end=673
+  _globals['_PARTREPORT']._serialized_end=704
 # @@protoc_insertion_point(module_scope)

@@ -72,7 +72,7 @@ class QuantizedModel(_message.Message):
     def __init__(self, scheme: _Optional[_Union[Scheme, _Mapping]] = ..., num_codes: _Optional[int] = ..., code_bytes_packed: _Optional[int] = ..., code_bytes_compressed: _Optional[int] = ...) -> None: ...
 
 class PartReport(_message.Message):
-    __slots__ = ("part", "num_weights", "code_bytes_packed", "code_bytes_compressed", "cr_codes", "bits_per_weight", "bytes_on_disk")
+    __slots__ = ("part", "num_weights", "code_bytes_packed", "code_bytes_compressed", "cr_codes", "bits_per_weight", "bytes_on_disk", "entropy_bits_per_code")
     PART_FIELD_NUMBER: _ClassVar[int]
     NUM_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     CODE_BYTES_PACKED_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class PartReport(_message.Message):
     CR_CODES_FIELD_NUMBER: _ClassVar[int]
     BITS_PER_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     BYTES_ON_DISK_FIELD_NUMBER: _ClassVar[int]
+    ENTROPY_BITS_PER_CODE_FIELD_NUMBER: _ClassVar[int]
     part: str
     num_weights: int
     code_bytes_packed: int
@@ -87,4 +88,5 @@ class PartReport(_message.Message):
     cr_codes: float
     bits_per_weight: float
     bytes_on_disk: int
-    def __init__(self, part: _Optional[str] = ..., num_weights: _Optional[int] = ..., code_bytes_packed: _Optional[int] = ..., code_bytes_compressed: _Optional[int] = ..., cr_codes: _Optional[float] = ..., bits_per_weight: _Optional[float] = ..., bytes_on_disk: _Optional[int] = ...) -> None: ...
+    entropy_bits_per_code: float
+    def __init__(self, part: _Optional[str] = ..., num_weights: _Optional[int] = ..., code_bytes_packed: _Optional[int] = ..., code_bytes_compressed: _Optional[int] = ..., cr_codes: _Optional[float] = ..., bits_per_weight: _Optional[float] = ..., bytes_on_disk: _Optional[int] = ..., entropy_bits_per_code: _Optional[float] = ...) -> None: ...
