@@ -1,12 +1,12 @@
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from quantpack import CalibrationError, QuantizedTensor, Scheme, dequantize, quantize_tensor
+from quantpack import QuantizedTensor, Scheme, dequantize, quantize_tensor
 from quantpack.calibration.sites import Site, SiteResult
 from quantpack.calibration.walk import walk
 from quantpack.selection import is_linear_weight

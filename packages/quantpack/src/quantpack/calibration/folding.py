@@ -7,6 +7,7 @@ sums and products per channel in between (values through attention; the plain ha
 Nothing passes a GELU.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -140,10 +141,12 @@ def _is_scale_of_norm(norm: nn.Module, num_channels: int) -> bool:
     if any(tuple(param.shape) != (num_channels,) for param in params.values()):
         return False
     values = torch.linspace(-1, 2, num_channels)[None]
-    # On made-up weights, for the model's own may be far away on the meta device.
+    # On made-up weights, for the model's own may be far away on the meta device, and without what would fetch them.
+    probe = copy.copy(norm)
+    probe.__dict__.pop("forward", None)
     ones, twos = ({name: torch.full((num_channels,), value) for name in params} for value in (1.0, 2.0))
     with torch.no_grad():
-        once, twice = (functional_call(norm, weights, (values,)) for weights in (ones, twos))
+        once, twice = (functional_call(probe, weights, (values,)) for weights in (ones, twos))
     return bool(torch.allclose(twice, 2 * once, rtol=1e-4, atol=1e-6) and once.abs().max() > 0)
 
 
