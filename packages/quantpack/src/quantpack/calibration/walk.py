@@ -113,8 +113,8 @@ class _Walk:
         self._visual_ids = visual_token_ids(plan.runner.model)
         # What each sample did in each stack already walked.
         self._done: dict[str, dict[int, list[Traversal]]] = {}
-        # Whether the op before a site takes a factor, by the layer's class and the site's place in it.
-        self._proven: dict[tuple[type[nn.Module], str], bool] = {}
+        # Whether the op before a site takes a factor, by stack, class of the layer and the site's place in it.
+        self._proven: dict[tuple[str, type[nn.Module], str], bool] = {}
 
     def run(self) -> None:
         for part in self._plan.order:
@@ -170,11 +170,11 @@ class _Walk:
         self._done[stack.name] = traversals
 
     def _walk_layer(self, stack: Stack, index: int, traversals: Mapping[int, list[Traversal]]) -> None:
-        layer, prefix = stack.layers[index], f"{stack.name}.{index}."
+        layer = stack.layers[index]
         passes = [(n, each) for n, all_of_n in traversals.items() for each in all_of_n if index < len(each.calls)]
         if not passes:
             return
-        sites = self._proven_in_layer(layer, prefix, lambda: [_state_after(layer, index, passes[0][1])])
+        sites = self._proven_in_layer(stack, index, lambda: [_state_after(layer, index, passes[0][1])])
         for group in self._groups(sites, layer, index, passes):
             collector = self._collect(group, layer, index, passes)
             for ops, activations in reversed(collector.results()):
@@ -219,15 +219,16 @@ class _Walk:
         wanted = self._second_moment if second_moment is None else second_moment
         return Collector(sites, second_moment=wanted, visual_ids=self._visual_ids)
 
-    def _proven_in_layer(self, layer: nn.Module, prefix: str, run: Callable[[], list[Tensor]]) -> tuple[SiteOps, ...]:
-        """Layers of one class are built alike, so one of them is tried."""
+    def _proven_in_layer(self, stack: Stack, index: int, run: Callable[[], list[Tensor]]) -> tuple[SiteOps, ...]:
+        """Layers of one stack and class are built alike, so one of them is tried."""
+        layer, prefix = stack.layers[index], f"{stack.name}.{index}."
         sites = scheduled_sites(layer, self._schemes.keys(), prefix)
-        keys = {name_of(ops): (type(layer), name_of(ops).removeprefix(prefix)) for ops in sites}
-        if any(ops.before is not None and keys[name_of(ops)] not in self._proven for ops in sites):
-            for ops in proven_sites(sites, run):
-                self._proven[keys[name_of(ops)]] = ops.before is not None
+        keys = {name_of(ops): (stack.name, type(layer), name_of(ops).removeprefix(prefix)) for ops in sites}
+        untried = [ops for ops in sites if ops.before is not None and keys[name_of(ops)] not in self._proven]
+        for ops in proven_sites(untried, run):
+            self._proven[keys[name_of(ops)]] = ops.before is not None
         return tuple(
-            ops if self._proven.get(keys[name_of(ops)], False) else SiteOps(linears=ops.linears, before=None)
+            ops if ops.before is None or self._proven[keys[name_of(ops)]] else SiteOps(linears=ops.linears, before=None)
             for ops in sites
         )
 
