@@ -1,6 +1,6 @@
 import pytest
 
-from quantpack.selection import is_linear_weight, part_of
+from quantpack.selection import is_embedding, is_linear_weight, part_of
 
 LINEAR = [
     "model.language_model.layers.0.self_attn.q_proj.weight",
@@ -57,3 +57,19 @@ def test_tables_heads_and_patch_embeddings_are_kept(name: str) -> None:
 )
 def test_parts(name: str, part: str) -> None:
     assert part_of(name) == part
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lm_head.weight", True),
+        ("model.language_model.embed_tokens.weight", True),
+        ("transformer.wte.weight", True),
+        ("model.vision_tower.embeddings.position_embedding.weight", False),
+        ("model.visual.patch_embed.proj.weight", False),
+        ("model.language_model.layers.0.mlp.up_proj.weight", False),
+        ("lm_head.bias", False),
+    ],
+)
+def test_embeddings(name: str, expected: bool) -> None:
+    assert is_embedding(name) == expected

@@ -4,12 +4,14 @@ from quantpack.affine import QuantizedTensor, dequantize, quantize_tensor
 from quantpack.errors import (
     CalibrationError,
     CorruptPackError,
+    MissingExtraError,
     ModelMismatchError,
     NotAPackError,
     OutputExistsError,
     PackedModelError,
     QuantpackError,
     SchemeError,
+    SearchError,
     SourceError,
     WeightError,
 )
@@ -17,37 +19,51 @@ from quantpack.hf.registration import QuantpackConfig
 from quantpack.inspecting import inspect
 from quantpack.loading import load
 from quantpack.packing import pack
+from quantpack.quantizing import Quantization, quantize
+from quantpack.recipe import PartRecipe, Recipe
 from quantpack.report import PartReport
 from quantpack.scheme import Axis, Block, Granularity, Scheme
+from quantpack.search.candidates import AgqSpace
+from quantpack.search.ecm import EcmResult, PartSearch, search_ecm
 from quantpack.totals import QuantizedModel
 from quantpack.unpacking import read_tensors, unpack
 from quantpack.verifying import verify
 
 __all__ = [
+    "AgqSpace",
     "Axis",
     "Block",
     "CalibrationError",
     "CorruptPackError",
+    "EcmResult",
     "Granularity",
+    "MissingExtraError",
     "ModelMismatchError",
     "NotAPackError",
     "OutputExistsError",
     "PackedModelError",
+    "PartRecipe",
     "PartReport",
+    "PartSearch",
+    "Quantization",
     "QuantizedModel",
     "QuantizedTensor",
     "QuantpackConfig",
     "QuantpackError",
+    "Recipe",
     "Scheme",
     "SchemeError",
+    "SearchError",
     "SourceError",
     "WeightError",
     "dequantize",
     "inspect",
     "load",
     "pack",
+    "quantize",
     "quantize_tensor",
     "read_tensors",
+    "search_ecm",
     "unpack",
     "verify",
 ]

@@ -34,13 +34,13 @@ class Recipe:
 
     Attributes:
         default: For every part that is not named.
-        parts: "vision", "language", "other" (what joins the two).
+        parts: "vision", "language", "other" (what joins the two); None leaves a part as it is.
         tensors: Schemes of single weights by name, as a search chose them.
         embeddings: "keep", or "int4": token embeddings and the output head are quantized as well, to nearest.
     """
 
     default: PartRecipe = field(default_factory=PartRecipe)
-    parts: Mapping[Part, PartRecipe] = field(default_factory=dict)
+    parts: Mapping[Part, PartRecipe | None] = field(default_factory=dict)
     tensors: Mapping[str, Scheme] = field(default_factory=dict)
     embeddings: Embeddings = "keep"
 
@@ -51,24 +51,26 @@ class Recipe:
         if unknown:
             raise SchemeError(f"parts: expected {', '.join(get_args(Part))}, got {min(unknown)!r}")
 
-    def part(self, name: str) -> PartRecipe:
-        """The recipe of the part that a weight belongs to."""
+    def part(self, name: str) -> PartRecipe | None:
+        """The recipe of the part that a weight belongs to; None: it stays as it is."""
         return self.parts.get(part_of(name), self.default)
 
-    def scheme_of(self, name: str) -> Scheme:
-        """The scheme of one weight."""
-        return self.tensors.get(name, self.part(name).scheme)
+    def scheme_of(self, name: str) -> Scheme | None:
+        """The scheme of one weight; None: it stays as it is."""
+        part = self.part(name)
+        return None if part is None else self.tensors.get(name, part.scheme)
 
     @property
-    def all_parts(self) -> tuple[PartRecipe, ...]:
-        """The default and every named part."""
-        return (self.default, *self.parts.values())
+    def used_parts(self) -> tuple[PartRecipe, ...]:
+        """What any part of a model may meet."""
+        used = [part for part in self.parts.values() if part is not None]
+        return (self.default, *used) if len(self.parts) < len(get_args(Part)) else tuple(used)
 
     def as_fields(self) -> dict[str, Any]:
         """As JSON, for a pack's quantization.json; schemes of single weights are in the pack's index."""
         return {
             "default": _part_fields(self.default),
-            "parts": {part: _part_fields(recipe) for part, recipe in sorted(self.parts.items())},
+            "parts": {part: recipe and _part_fields(recipe) for part, recipe in sorted(self.parts.items())},
             "embeddings": self.embeddings,
         }
 

@@ -17,6 +17,8 @@ _KEPT = re.compile(
     r"|norm"
     r"|relative_\w*bias"
 )
+# Token tables and output heads; positions and patches are never quantized.
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|word_embeddings|tok_embeddings|wte|shared|lm_head|embed_out)\.weight$")
 _VISION = re.compile(r"(^|[._])(vision|visual|image_encoder)([._]|$)")
 _LANGUAGE = re.compile(
     r"(^|\.)(language_model|text_model|lm_head)(\.|$)"
@@ -27,6 +29,11 @@ _LANGUAGE = re.compile(
 def is_linear_weight(name: str, shape: tuple[int, ...]) -> bool:
     """True for what a model's pack quantizes: weights [out, in] of linear layers."""
     return len(shape) == 2 and name.endswith(".weight") and _KEPT.search(name) is None
+
+
+def is_embedding(name: str) -> bool:
+    """True for the weights of a token embedding or of the output head."""
+    return _EMBEDDING.search(name) is not None
 
 
 def part_of(name: str) -> Part:

@@ -1,0 +1,78 @@
+"""ECM's search on a small model."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlavaForConditionalGeneration
+
+from quantpack import SearchError, dequantize
+from quantpack.search.candidates import AgqSpace
+from quantpack.search.ecm import EcmResult, PartSearch, search_ecm
+from quantpack.selection import part_of
+
+SPACE = AgqSpace(bits=3, group_size=16, shares=(0.05, 0.1), num_channels=(1, 4, 0))
+
+
+@pytest.fixture(scope="module")
+def small(llava: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:
+    return copy.deepcopy(llava).float()
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.cat((torch.full((4, 64), 3), torch.randint(4, 60, (4, 8), generator=generator)), 1)
+    return [{"input_ids": ids, "pixel_values": torch.randn(4, 3, 64, 64, generator=generator)}]
+
+
+def search(small: nn.Module, samples: list[dict[str, torch.Tensor]], drop: float) -> tuple[EcmResult, nn.Module]:
+    """Accuracy: share of next tokens that are as before."""
+    model = copy.deepcopy(small)
+    with torch.no_grad():
+        wanted = model(**samples[0]).logits.argmax(-1)
+
+    def accuracy(changed: nn.Module) -> float:
+        with torch.no_grad():
+            return float((changed(**samples[0]).logits.argmax(-1) == wanted).float().mean())
+
+    space = {"space": SPACE, "max_drop": drop}
+    parts = {"vision": PartSearch(**space, alphas=(0.0, 0.5, 1.0)), "language": PartSearch(**space)}
+    return search_ecm(model, samples, accuracy, parts), model  # type: ignore[arg-type]
+
+
+def test_more_accuracy_given_up_means_fewer_bytes(small: nn.Module, samples: list[dict[str, torch.Tensor]]) -> None:
+    # An untrained model loses a lot on fine groups already.
+    strict, model = search(small, samples, 0.5)
+    loose, _ = search(small, samples, 1.0)
+    for part in ("vision", "language"):
+        assert loose.parts[part].chosen.cr_codes >= strict.parts[part].chosen.cr_codes
+        assert strict.parts[part].agq.final.cr_codes >= strict.parts[part].agq.trials[0].cr_codes
+        floor = strict.parts[part].agq.floor
+        assert all(trial.accepted == (trial.accuracy >= floor) for trial in strict.parts[part].agq.trials)
+    scalings = strict.parts["vision"].scalings
+    assert [scaling.alpha for scaling in scalings] == [0.0, 0.5, 1.0]
+    held = [scaling for scaling in scalings if scaling.accepted]
+    assert strict.parts["vision"].chosen == max(held, key=lambda each: each.cr_codes)
+    params = dict(model.named_parameters())
+    for name, tensor in strict.quantization.tensors.items():
+        assert torch.equal(params[name], dequantize(tensor))
+        if part_of(name) != "other":
+            assert tensor.scheme == strict.parts[part_of(name)].agq.schemes[name]
+    assert strict.accuracy == strict.parts["language"].chosen.accuracy
+
+
+def test_without_a_task_the_output_error_decides(small: nn.Module, samples: list[dict[str, torch.Tensor]]) -> None:
+    parts = {"vision": PartSearch(space=SPACE, max_drop=0.05, alphas=(0.0, 0.3))}
+    model = copy.deepcopy(small)
+    found = search_ecm(model, samples, None, parts)  # type: ignore[arg-type]
+    vision = found.parts["vision"]
+    assert vision.agq.floor == pytest.approx(0.95)
+    assert vision.agq.final.accuracy >= 0.95 > vision.agq.final.accuracy - 0.05
+    assert {part_of(name) for name in found.quantization.tensors} == {"vision", "language", "other"}
+
+
+def test_nothing_to_search_is_refused(samples: list[dict[str, torch.Tensor]]) -> None:
+    with pytest.raises(SearchError, match="found none"):
+        search_ecm(nn.LayerNorm(3), samples)
