@@ -30,6 +30,7 @@ def test_public_names() -> None:
         "SourceError",
         "WeightError",
         "dequantize",
+        "export_compressed_tensors",
         "inspect",
         "load",
         "pack",

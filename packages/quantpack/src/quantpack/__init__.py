@@ -15,6 +15,7 @@ from quantpack.errors import (
     SourceError,
     WeightError,
 )
+from quantpack.exporting import export_compressed_tensors
 from quantpack.hf.registration import QuantpackConfig
 from quantpack.inspecting import inspect
 from quantpack.loading import load
@@ -57,6 +58,7 @@ __all__ = [
     "SourceError",
     "WeightError",
     "dequantize",
+    "export_compressed_tensors",
     "inspect",
     "load",
     "pack",

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantpack.affine import QuantizedTensor, dequantize
-from quantpack.container.nibbles import pack_nibbles, packed_bytes, unpack_nibbles
+from quantpack.affine import dequantize
+from quantpack.container.nibbles import packed_bytes
+from quantpack.container.packed import PackedTensor, unpack_tensor
 from quantpack.grouping import num_groups
 from quantpack.scheme import Scheme
 
@@ -13,8 +14,8 @@ from quantpack.scheme import Scheme
 class PackedLinear(nn.Module):
     """y = x W^T + b with W [O, I] as codes, two to a byte; W is dequantized anew in every call.
 
-    Buffers: `codes` uint8 [ceil(O * I / 2)], lowest code stored as 0; `scale_bytes` uint8, the scales' bytes;
-    `zeros` int8 [G] unless symmetric; `channel_blocks` uint8 [C] where the scheme has more than one block.
+    Buffers, as in `PackedTensor`: `codes` uint8 [ceil(O * I / 2)]; `scale_bytes` uint8, the bytes of the scales
+    [G]; `zeros` int8 [G] unless symmetric; `channel_blocks` uint8 [C] where the scheme has more than one block.
 
     Args:
         in_features: I.
@@ -64,18 +65,16 @@ class PackedLinear(nn.Module):
         """The weight [O, I] in `dtype`, as `quantpack.dequantize` gives it."""
         # What it makes in between belongs where the codes are.
         with self.codes.device:
-            return dequantize(self.quantized(), dtype)
+            return dequantize(unpack_tensor(self.packed()), dtype)
 
-    def quantized(self) -> QuantizedTensor:
-        """Codes, scales and zeros; codes at one byte each."""
-        shape = (self.out_features, self.in_features)
-        codes = unpack_nibbles(self.codes, shape[0] * shape[1]).reshape(shape)
-        return QuantizedTensor(
-            codes=codes.add_(self.scheme.code_range[0]),
+    def packed(self) -> PackedTensor:
+        """The weight as the pack holds it."""
+        return PackedTensor(
+            codes=self.codes,
             scales=self.scale_bytes.view(self.scale_dtype),
             zeros=self.zeros,
             channel_blocks=self.channel_blocks,
-            shape=shape,
+            shape=(self.out_features, self.in_features),
             scheme=self.scheme,
         )
 
@@ -90,12 +89,12 @@ class PackedLinear(nn.Module):
         return f"{shape}, bits={self.scheme.bits}, granularity={self.scheme.granularity}"
 
 
-def packed_buffers(quantized: QuantizedTensor) -> dict[str, Tensor]:
+def packed_buffers(packed: PackedTensor) -> dict[str, Tensor]:
     """The buffers of a PackedLinear that holds this weight."""
     buffers = {
-        "codes": pack_nibbles(quantized.codes - quantized.scheme.code_range[0]),
-        "scale_bytes": quantized.scales.view(torch.uint8),
-        "zeros": quantized.zeros,
-        "channel_blocks": quantized.channel_blocks,
+        "codes": packed.codes,
+        "scale_bytes": packed.scales.view(torch.uint8),
+        "zeros": packed.zeros,
+        "channel_blocks": packed.channel_blocks,
     }
     return {name: tensor for name, tensor in buffers.items() if tensor is not None}

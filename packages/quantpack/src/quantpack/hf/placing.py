@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.core_model_loading import (
     WeightConverter,
     WeightRenaming,
@@ -18,6 +17,10 @@ from transformers.core_model_loading import (
 
 from quantpack.container.index import Entry, Index
 from quantpack.errors import ModelMismatchError
+
+if TYPE_CHECKING:
+    # Half a second to import, and packing has no use for it.
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +44,9 @@ def entries_by_name(index: Index) -> dict[str, Entry]:
     return stored | {alias: stored[name] for alias, name in index.aliases.items()}
 
 
-def place(index: Index, model: PreTrainedModel, conversions: Iterable[WeightTransform], where: str) -> list[Placement]:
+def place(
+    index: Index, model: "PreTrainedModel", conversions: Iterable[WeightTransform], where: str
+) -> list[Placement]:
     """The placements that fill the model.
 
     Names go through the model's own conversions, as those of any checkpoint do. Tensors that the model has
@@ -82,13 +87,21 @@ def check_shape(target: str, shape: Iterable[int], expected: Tensor, where: str)
 
 
 def linear_at(model: nn.Module, placement: Placement) -> nn.Linear | None:
-    """The linear layer whose weight this is, if it can hold codes in its place."""
+    """The linear layer whose weight this is, if nothing but the layer itself looks at it."""
     path, _, name = placement.target.rpartition(".")
     if placement.conversion is not None or name != "weight":
         return None
     module = model.get_submodule(path)
     # Not a subclass: nn.MultiheadAttention reads the weight of its own past the layer.
     return module if type(module) is nn.Linear else None
+
+
+def holds_codes(model: "PreTrainedModel", placement: Placement, entries: Mapping[str, Entry]) -> bool:
+    """True where a linear layer can compute with the codes that the pack has of its weight."""
+    # A tied weight is an embedding table as well.
+    tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
+    entry = entries[placement.sources[0][0]]
+    return entry.scheme is not None and placement.target not in tied and linear_at(model, placement) is not None
 
 
 def _assign(
@@ -116,7 +129,7 @@ def _assign(
     return placements, unused
 
 
-def _missing(placements: Mapping[str, Placement], state: Mapping[str, Tensor], model: PreTrainedModel) -> str:
+def _missing(placements: Mapping[str, Placement], state: Mapping[str, Tensor], model: "PreTrainedModel") -> str:
     filled = set(placements)
     for placement in placements.values():
         if placement.conversion is not None:
@@ -138,7 +151,7 @@ def _repeats(placement: Placement, by_target: Mapping[str, Placement], entries: 
     return entries[placement.sources[0][0]] is entries[other.sources[0][0]]
 
 
-def _ignored_unexpected(model: PreTrainedModel) -> list[str]:
+def _ignored_unexpected(model: "PreTrainedModel") -> list[str]:
     patterns = list(model._keys_to_ignore_on_load_unexpected or ())
     # Buffers that checkpoints of older releases hold, as transformers itself forgives them.
     buffers = [name for name, _ in model.named_buffers()]

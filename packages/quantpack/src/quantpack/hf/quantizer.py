@@ -6,11 +6,10 @@ a few rows of bytes for all tensors together, so one conversion takes them all a
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightTransform
 from transformers.quantizers.base import HfQuantizer
 
@@ -18,8 +17,12 @@ from quantpack.container.reading import PackReader
 from quantpack.errors import CorruptPackError, ModelMismatchError, PackedModelError
 from quantpack.hf.config import QuantpackConfig
 from quantpack.hf.linear import PackedLinear
-from quantpack.hf.placing import Placement, entries_by_name, linear_at, place
+from quantpack.hf.placing import Placement, entries_by_name, holds_codes, linear_at, place
 from quantpack.hf.reading import PackTensors
+
+if TYPE_CHECKING:
+    # Half a second to import, and packing has no use for it.
+    from transformers import PreTrainedModel
 
 
 class QuantpackHfQuantizer(HfQuantizer):
@@ -46,14 +49,14 @@ class QuantpackHfQuantizer(HfQuantizer):
         return dtype if dtype.is_floating_point else torch.float32
 
     def _process_model_before_weight_loading(
-        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
+        self, model: "PreTrainedModel", checkpoint_files: list[str] | None = None, **kwargs: Any
     ) -> None:
         if checkpoint_files is None or len(checkpoint_files) != 1:
             raise CorruptPackError(f"{type(model).__name__}: expected one file of weights, got {checkpoint_files}")
         self._path = Path(checkpoint_files[0])
 
     def update_weight_conversions(
-        self, weight_conversions: list[WeightTransform], model: PreTrainedModel
+        self, weight_conversions: list[WeightTransform], model: "PreTrainedModel"
     ) -> list[WeightTransform]:
         """One conversion that fills the model, in place of the model's own, which it applies by itself."""
         if self._path is None:
@@ -79,7 +82,7 @@ class QuantpackHfQuantizer(HfQuantizer):
         self._own_conversions = []
         return model
 
-    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    def _dequantize(self, model: "PreTrainedModel", dtype: torch.dtype | None = None) -> "PreTrainedModel":
         for name, layer in [*model.named_modules()]:
             if isinstance(layer, PackedLinear):
                 _set_module(model, name, _plain_linear(layer, dtype or layer.like.dtype))
@@ -136,15 +139,13 @@ class FillModel(ConversionOps):
         return self  # transformers copies conversions, and an open file cannot be
 
 
-def _replace_linears(model: PreTrainedModel, placements: list[Placement], reader: PackReader) -> set[str]:
+def _replace_linears(model: "PreTrainedModel", placements: list[Placement], reader: PackReader) -> set[str]:
     """Puts PackedLinear where codes go; returns the names of their weights."""
     entries = entries_by_name(reader.index)
-    tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
     packed = set()
     for placement in placements:
         entry, layer = entries[placement.sources[0][0]], linear_at(model, placement)
-        # A tied weight is an embedding table as well.
-        if entry.scheme is None or layer is None or placement.target in tied:
+        if entry.scheme is None or layer is None or not holds_codes(model, placement, entries):
             continue
         with torch.device("meta"):
             replacement = PackedLinear(

@@ -2,19 +2,21 @@
 
 import os
 import re
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from quantpack.container.reading import PackReader
 from quantpack.hf.linear import packed_buffers
 from quantpack.hf.placing import Placement, check_shape
+
+if TYPE_CHECKING:
+    # Half a second to import, and packing has no use for it.
+    from transformers import PreTrainedModel
 
 # zstandard and torch release the interpreter's lock; more threads than this wait for memory.
 NUM_THREADS = min(4, os.cpu_count() or 1)
@@ -30,29 +32,29 @@ class PackTensors:
         where: The pack, for errors.
     """
 
-    def __init__(self, reader: PackReader, model: PreTrainedModel, packed: Collection[str], where: str) -> None:
+    def __init__(self, reader: PackReader, model: "PreTrainedModel", packed: Collection[str], where: str) -> None:
         self._reader, self._model, self._packed, self._where = reader, model, packed, where
         self._state: Mapping[str, Tensor] = model.state_dict()
 
     def stream(self, placements: list[Placement]) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) of every placement in order; only a few are in memory at a time.
+        """(name, tensor) of every placement, in the order they are ready; only a few are in memory at a time.
 
         Raises:
             CorruptPackError: A tensor's bytes are not what the index says.
         """
-        waiting: deque[Future[dict[str, Tensor]]] = deque()
         remaining = iter(placements)
         pool = ThreadPoolExecutor(max_workers=NUM_THREADS, thread_name_prefix="quantpack")
         try:
-            for placement in islice(remaining, NUM_THREADS + 1):
-                waiting.append(pool.submit(self.read, placement))
-            while waiting:
-                tensors = waiting.popleft().result()
-                for placement in islice(remaining, 1):
-                    waiting.append(pool.submit(self.read, placement))
-                while tensors:
-                    # Popped: what the model has taken is no longer held here.
-                    yield tensors.popitem()
+            pending = {pool.submit(self.read, placement) for placement in islice(remaining, NUM_THREADS + 1)}
+            while pending:
+                # As they come: a large table must not hold up the layers behind it.
+                ready, pending = wait(pending, return_when=FIRST_COMPLETED)
+                pending |= {pool.submit(self.read, placement) for placement in islice(remaining, len(ready))}
+                while ready:
+                    tensors = ready.pop().result()
+                    while tensors:
+                        # Popped: what the model has taken is no longer held here.
+                        yield tensors.popitem()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -63,9 +65,9 @@ class PackTensors:
         (name, _), target = placement.sources[0], placement.target
         if target not in self._packed:
             return {target: self._reader.tensor(name, self._dtype(target))}
-        quantized = self._reader.quantized(self._reader.index.aliases.get(name, name))
+        packed = self._reader.packed(self._reader.index.aliases.get(name, name))
         path = target.removesuffix("weight")
-        return {path + buffer: tensor for buffer, tensor in packed_buffers(quantized).items()}
+        return {path + buffer: tensor for buffer, tensor in packed_buffers(packed).items()}
 
     def _converted(self, placement: Placement) -> dict[str, Tensor]:
         assert placement.conversion is not None
