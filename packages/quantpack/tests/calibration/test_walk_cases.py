@@ -242,6 +242,27 @@ def test_a_norm_that_something_else_reads_too_takes_no_factor() -> None:
     assert not any(site.scalable for site in visit.sites.values())
 
 
+def test_a_site_whose_layers_read_several_tensors_counts_each() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.input_layernorm, self.self_attn = nn.RMSNorm(4), nn.Module()
+            for name in ("q_proj", "k_proj", "v_proj"):
+                self.self_attn.add_module(name, nn.Linear(4, 4))
+
+        def forward(self, text: Tensor, image: Tensor) -> Tensor:
+            attention, text, image = self.self_attn, self.input_layernorm(text), self.input_layernorm(image)
+            keys = torch.cat([attention.k_proj(tokens) for tokens in (image, text)])
+            values = torch.cat([attention.v_proj(tokens) for tokens in (image, text)])
+            return (attention.q_proj(text) @ keys.T).softmax(-1) @ values
+
+    model, visit = Attention(), Nearest()
+    walk(model, [{"text": torch.randn(3, 4), "image": torch.randn(5, 4)}], visit, schemes=schemes_of(model))
+    (site,) = visit.sites.values()
+    assert site.activations.num_tokens == 8
+    assert site.scalable
+
+
 @pytest.mark.parametrize(
     ("calibration", "message"),
     [

@@ -1,14 +1,14 @@
 """Gathers the activations of several sites while a model, or one of its layers, runs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantpack.calibration.folding import SiteOps
 from quantpack.calibration.observing import Observer
 from quantpack.calibration.planning import name_of
+from quantpack.calibration.running import reading
 from quantpack.calibration.samples import Sample
 from quantpack.calibration.sites import Activations
 from quantpack.calibration.tokens import mark_tokens
@@ -62,7 +62,7 @@ class Collector:
         with ExitStack() as undo:
             for ops in self._sites:
                 for name, linear in ops.linears.items():
-                    undo.callback(linear.register_forward_pre_hook(_hook(self.read, name), with_kwargs=True).remove)
+                    undo.enter_context(reading(linear, name, self.read))
             yield
 
     def results(self) -> list[tuple[SiteOps, Activations]]:
@@ -70,10 +70,3 @@ class Collector:
         by_name = {name_of(ops): ops for ops in self._sites}
         seen = [name for name in self._order if self._observers[name].num_tokens]
         return [(by_name[name], self._observers.pop(name).result()) for name in seen]
-
-
-def _hook(read: Callable[[str, Tensor], None], name: str) -> Callable[..., None]:
-    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read(name, args[0] if args else kwargs["input"])
-
-    return before

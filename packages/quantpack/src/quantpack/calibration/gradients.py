@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from quantpack.calibration.folding import SiteOps
 from quantpack.calibration.planning import name_of, scheduled_sites
-from quantpack.calibration.running import calm, module_from
+from quantpack.calibration.running import FORWARD_ERRORS, calm, module_from, refused
 from quantpack.calibration.samples import Sample, read_samples
 from quantpack.calibration.tokens import mark_tokens, visual_token_ids
-from quantpack.errors import CalibrationError
+from quantpack.errors import CalibrationError, QuantpackError
 
 _IGNORED = -100
 
@@ -104,10 +104,10 @@ def _backward(model: nn.Module, number: int, sample: Sample, visual_ids: frozens
     try:
         with torch.enable_grad():
             loss = getattr(model(**given), "loss", None)
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise CalibrationError(
-            f"calibration sample {number}: expected what the model's forward takes, got {type(error).__name__}: {error}"
-        ) from error
+    except QuantpackError:
+        raise
+    except FORWARD_ERRORS as error:
+        raise refused(number, sample, error) from error
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         raise CalibrationError(f"calibration sample {number}: expected a loss that depends on its tokens, got {loss}")
     loss.backward()

@@ -15,6 +15,10 @@ from quantpack.errors import CalibrationError, QuantpackError
 OnLinear = Callable[[str, Tensor], None]
 
 
+# What a model's forward raises on arguments that are not for it.
+FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+
+
 class _Reached(BaseException):
     """The model has come as far as it should; no "except Exception" of the model catches it."""
 
@@ -64,17 +68,17 @@ class Runner:
                 undo.enter_context(answering(stack, answers.get(stack.name, stop)))
             for name, linear in self._watched.items() if on_linear is not None else ():
                 assert on_linear is not None
-                undo.enter_context(_before(linear, _reader(name, on_linear)))
+                undo.enter_context(reading(linear, name, on_linear))
             if self.head is not None:
                 undo.enter_context(_before(self.head, stop))
             try:
                 reached.extend(_floats(self.model(**self.samples[number])))
             except _Reached:
                 pass
-            except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-                if isinstance(error, QuantpackError):
-                    raise
-                raise _refused(number, self.samples[number], error) from error
+            except QuantpackError:
+                raise
+            except FORWARD_ERRORS as error:
+                raise refused(number, self.samples[number], error) from error
         return reached
 
 
@@ -91,7 +95,8 @@ def calm(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _refused(number: int, sample: Sample, error: Exception) -> CalibrationError:
+def refused(number: int, sample: Sample, error: Exception) -> CalibrationError:
+    """What to raise when a forward failed on a sample."""
     shapes = {name: list(value.shape) for name, value in sample.items() if isinstance(value, Tensor)}
     reason = " ".join(str(error).split())
     return CalibrationError(
@@ -109,11 +114,15 @@ def module_from(model: nn.Module, method: str) -> nn.Module | None:
     return found if isinstance(found, nn.Module) else None
 
 
-def _reader(name: str, on_linear: OnLinear) -> Callable[..., None]:
+@contextmanager
+def reading(linear: nn.Linear, name: str, on_linear: OnLinear) -> Iterator[None]:
+    """Calls `on_linear` with the name before each call of the layer inside the context."""
+
     def read(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         on_linear(name, args[0] if args else kwargs["input"])
 
-    return read
+    with _before(linear, read):
+        yield
 
 
 @contextmanager
