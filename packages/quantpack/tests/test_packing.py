@@ -265,7 +265,7 @@ def test_shards_must_hold_what_the_index_says_once(tmp_path: Path) -> None:
 
 def test_progress_ends_at_the_total(plain_file: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int, str]] = []
-    pack(plain_file, tmp_path / "pack", Scheme(), lambda *call: calls.append(call))
+    pack(plain_file, tmp_path / "pack", Scheme(), on_progress=lambda *call: calls.append(call))
     assert [name for *_, name in calls] == sorted(load_file(plain_file))
     assert calls[-1][0] == calls[-1][1] == 71
 

@@ -34,6 +34,7 @@ def test_public_names() -> None:
         "inspect",
         "load",
         "pack",
+        "pack_model",
         "quantize",
         "quantize_tensor",
         "read_tensors",

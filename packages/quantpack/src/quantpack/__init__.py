@@ -19,7 +19,7 @@ from quantpack.exporting import export_compressed_tensors
 from quantpack.hf.registration import QuantpackConfig
 from quantpack.inspecting import inspect
 from quantpack.loading import load
-from quantpack.packing import pack
+from quantpack.packing import pack, pack_model
 from quantpack.quantizing import Quantization, quantize
 from quantpack.recipe import PartRecipe, Recipe
 from quantpack.report import PartReport
@@ -62,6 +62,7 @@ __all__ = [
     "inspect",
     "load",
     "pack",
+    "pack_model",
     "quantize",
     "quantize_tensor",
     "read_tensors",

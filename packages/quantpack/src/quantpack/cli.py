@@ -32,7 +32,7 @@ def pack(
     """Quantizes SRC to INT4 and packs it into the directory OUT."""
     scheme = Scheme(granularity=granularity, group_size=group_size, symmetric=symmetric)
     with progress("pack") as bar:
-        pack_model(src, out, scheme, bar.update)
+        pack_model(src, out, scheme, on_progress=bar.update)
     typer.echo(_table(inspect_pack(out)))
 
 

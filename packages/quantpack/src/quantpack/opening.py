@@ -35,11 +35,11 @@ def open_pack(directory: Path, *, check_bytes: bool) -> tuple[Artifact, PackRead
     weights = PackReader(directory / WEIGHTS)
     try:
         stated = quantized_model_from_proto(found.manifest.quantized_model)
-        if stated != totals(weights.index):
-            raise CorruptPackError(f"{directory}: manifest says {stated}, index says {totals(weights.index)}")
-        _check_config(directory / "config.json", weights)
     except SchemeError as error:
-        raise CorruptPackError(f"{directory}: {error}") from error
+        raise CorruptPackError(f"{directory / 'manifest.json'}: {error}") from error
+    if stated != totals(weights.index):
+        raise CorruptPackError(f"{directory}: manifest says {stated!r:.300}, index says {totals(weights.index)!r:.300}")
+    _check_config(directory / "config.json", weights)
     return found, weights
 
 
@@ -49,7 +49,10 @@ def _check_config(path: Path, weights: PackReader) -> None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))["quantization_config"]
         method = fields["quant_method"]
+        scheme = scheme_from_fields(fields, str(path))
+    except SchemeError as error:
+        raise CorruptPackError(str(error)) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptPackError(f"{path}: expected a quantization_config, got {type(error).__name__}") from error
-    if method != METHOD or scheme_from_fields(fields, str(path)) != weights.index.scheme:
+    if method != METHOD or scheme != weights.index.scheme:
         raise CorruptPackError(f"{path}: expected the scheme of the index, got {fields!r:.200}")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from quantpack.affine import SCALE_DTYPES, QuantizedTensor, dequantize, quantize_tensor
 from quantpack.calibration.gradients import visual_weights
 from quantpack.calibration.samples import Sample, read_samples
-from quantpack.calibration.sites import Site, SiteResult
+from quantpack.calibration.sites import Method, Site, SiteResult
 from quantpack.calibration.walk import walk
 from quantpack.errors import CalibrationError, WeightError
 from quantpack.recipe import Recipe, as_recipe, method_name
@@ -91,6 +91,24 @@ def check_needs_no_calibration(recipe: Recipe) -> None:
             raise CalibrationError(f"method {method_name(part.method)}: expected calibration data, got none")
 
 
+def methods_of(recipe: Recipe, names: Iterable[str]) -> list[Method]:
+    """The methods that these weights meet."""
+    return [part.method for part in map(recipe.part, names) if part is not None]
+
+
+def check_needs_no_gradients(recipe: Recipe, names: Iterable[str]) -> None:
+    """Refuses a recipe that only a model in memory can be quantized by.
+
+    Raises:
+        CalibrationError: Names the method.
+    """
+    for method in methods_of(recipe, names):
+        if method.needs_gradients:
+            raise CalibrationError(
+                f"method {method_name(method)}: expected a model in memory (quantize), for it needs gradients"
+            )
+
+
 def visit_with(recipe: Recipe) -> Callable[[Site], SiteResult]:
     """Quantizes each site by the method of its part."""
 
@@ -110,7 +128,7 @@ def _calibrated(
     on_progress: OnProgress | None,
 ) -> dict[str, QuantizedTensor]:
     samples = read_samples(calibration)
-    methods = [part.method for part in map(recipe.part, schemes) if part is not None]
+    methods = methods_of(recipe, schemes)
     visual = None
     if any(method.needs_gradients for method in methods):
         visual = visual_weights(model, samples, schemes.keys())

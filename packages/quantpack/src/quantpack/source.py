@@ -69,7 +69,7 @@ def open_source(path: Path) -> Source:
     parents: tuple[tuple[str, str], ...] = ()
     if (path / "manifest.json").exists() and (path / "manifest.sha256").exists():
         parents = (("model", artifact.verify(path).digest),)
-    return Source(files=files, shapes=shapes, config=config, others=_others(path), parents=parents)
+    return Source(files=files, shapes=shapes, config=config, others=other_files(path), parents=parents)
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -92,8 +92,8 @@ def _is_file_name(name: object) -> bool:
     return isinstance(name, str) and Path(name).name == name
 
 
-def _others(directory: Path) -> dict[str, Path]:
-    """Every other file, hidden ones and other formats' weights left out."""
+def other_files(directory: Path) -> dict[str, Path]:
+    """What a pack of a model directory copies: all but weights, hidden files, the config and a manifest."""
     found = {}
     for path in sorted(directory.rglob("*")):
         relative = path.relative_to(directory)

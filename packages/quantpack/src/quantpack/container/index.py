@@ -6,6 +6,7 @@ the numbers of frames, scales and zeros follow from a tensor's shape and the sch
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeGuard
@@ -19,15 +20,17 @@ from quantpack.container.header import one_line, unique_fields
 from quantpack.container.names import name_fault
 from quantpack.container.nibbles import packed_bytes
 from quantpack.container.planes import DTYPE_NAMES, DTYPES
-from quantpack.errors import CorruptPackError, SchemeError
+from quantpack.errors import CorruptPackError, SchemeError, WeightError
 from quantpack.grouping import num_groups
 from quantpack.scheme import Scheme, scheme_from_fields
 
 VERSION = 3
 # 100,000 tensors take about 10 MB.
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
-# The JSON of many tensors shrinks to a twentieth; what claims far more is a bomb.
-_MAX_INDEX_RATIO = 256
+# JSON of 100,000 tensors with numbers for names shrinks to a hundredth; what claims far more is a bomb.
+_MAX_INDEX_RATIO = 1024
+# Longer text would take seconds, for a percent.
+_MAX_THOROUGH_BYTES = 1 << 20
 _MAX_SIZE = 1 << 48
 _MAX_DIMENSIONS = 16
 
@@ -114,7 +117,11 @@ class Index:
 
 
 def encode_index(index: Index) -> bytes:
-    """The index as one zstd frame of compact JSON; schemes are written once and numbered."""
+    """The index as one zstd frame of compact JSON; schemes are written once and numbered.
+
+    Raises:
+        WeightError: There are more tensors than an index can hold.
+    """
     numbers = {index.scheme: 0}
     for entry in index.quantized:
         assert entry.scheme is not None
@@ -128,8 +135,11 @@ def encode_index(index: Index) -> bytes:
         "kept": [_row(entry) for entry in index.kept],
         "aliases": dict(index.aliases),
     }
-    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
-    return zstandard.ZstdCompressor(level=19, write_checksum=True, write_content_size=True).compress(text.encode())
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(text) > _MAX_INDEX_BYTES:
+        raise WeightError(f"index: expected at most {_MAX_INDEX_BYTES} bytes, got {len(text)}: too many tensors")
+    level = 19 if len(text) <= _MAX_THOROUGH_BYTES else 9
+    return zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True).compress(text)
 
 
 def decode_index(data: memoryview | bytes, where: str) -> Index:
@@ -169,7 +179,8 @@ def _check_names(index: Index, where: str) -> None:
     for alias in index.aliases:
         _check_name(alias, where)
     if len(names) != len(stored) + len(index.aliases):
-        raise CorruptPackError(f"{where}: expected every tensor once, quantized, kept or as an alias")
+        twice = next(name for name, count in Counter([*stored, *index.aliases]).items() if count > 1)
+        raise CorruptPackError(f"{where}: tensor {twice}: expected once, quantized, kept or as an alias")
     targets = set(stored)
     for alias, target in index.aliases.items():
         if not isinstance(target, str) or target not in targets:

@@ -125,7 +125,7 @@ class PackReader:
         _, scale_bytes, zero_bytes, block_bytes = self._pieces(name)
         # Copied: they outlive the mapping, and must start at a multiple of their size.
         scales = torch.from_numpy(np.frombuffer(bytearray(scale_bytes), dtype=np.uint8)).view(entry.dtype)
-        if not bool(torch.all(torch.isfinite(scales) & (scales > 0))):
+        if not _are_positive(scales):
             raise CorruptPackError(f"{where}: expected finite positive scales")
         blocks = None
         if entry.block_bytes:
@@ -235,3 +235,12 @@ class PackReader:
             item_bytes=entry.item_bytes,
             where=self._place(entry.name),
         )
+
+
+def _are_positive(scales: Tensor) -> bool:
+    """Whether all are over 0 and finite: so are those whose bits, as an integer, lie between 0's and infinity's."""
+    size = scales.dtype.itemsize
+    integers = np.dtype(f"i{size}")
+    infinity = torch.tensor([torch.inf], dtype=scales.dtype).view(torch.uint8).numpy().view(integers)[0]
+    bits = as_bytes(scales).view(integers)
+    return bool(bits.min() > 0 and bits.max() < infinity)

@@ -63,6 +63,11 @@ class PackWriter:
             scheme=self.scheme, quantized=tuple(self._quantized), kept=tuple(self._kept), aliases=dict(self._aliases)
         )
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Names that are taken, those of aliases too."""
+        return frozenset(self._names)
+
     def add_quantized(self, name: str, quantized: QuantizedTensor) -> None:
         """Adds a tensor's codes, scales and zeros.
 

@@ -1,0 +1,92 @@
+"""Frames to packed codes, all checks included, against plain zstd on the same frames in memory; prints JSON.
+
+    python benchmarks/bench_decode.py [--size 8192] [--rounds 15] [--threads 1 2 4]
+
+Rounds alternate; the ratio is the median of plain time over ours, pair by pair. `plain_kept` holds every frame's
+content, as a reader has to; `plain_dropped` writes all over the same half megabyte. Speeds are of packed bytes; ours
+reads and checks scales and zeros as well.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import zstandard
+
+from quantpack import Scheme, quantize_tensor
+from quantpack.container.reading import PackReader
+from quantpack.container.writing import PackWriter
+
+
+def write_pack(path: Path, size: int) -> None:
+    writer = PackWriter(Scheme())
+    weight = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    writer.add_quantized("w", quantize_tensor(weight, Scheme()))
+    writer.write(path)
+
+
+def compare(path: Path, num_threads: int, rounds: int) -> dict[str, Any]:
+    reader = PackReader(path, num_threads=num_threads)
+    entry = reader.entry("w")
+    data = bytes(reader._pieces("w")[0])
+    ends = [sum(entry.frame_bytes[: number + 1]) for number in range(len(entry.frame_bytes))]
+    frames = [data[end - size : end] for end, size in zip(ends, entry.frame_bytes, strict=True)]
+    decompressor = zstandard.ZstdDecompressor()
+
+    def plain_kept() -> object:
+        return [decompressor.decompress(frame) for frame in frames]
+
+    def plain_dropped() -> object:
+        for frame in frames:
+            decompressor.decompress(frame)
+        return None
+
+    def ours() -> object:
+        return reader.packed("w")
+
+    works: dict[str, Callable[[], object]] = {"plain_kept": plain_kept, "plain_dropped": plain_dropped, "ours": ours}
+    # One thread: processor time, which other programs do not stretch.
+    clock = time.process_time if num_threads == 1 else time.perf_counter
+    times: dict[str, list[float]] = {name: [] for name in works}
+    held = []
+    for _ in range(rounds):
+        for name, work in works.items():
+            start = clock()
+            # Held to the end, so that each round gets memory as new as a reader that starts.
+            held.append(work())
+            times[name].append(clock() - start)
+    num_bytes = -(-entry.num_weights // 2)
+    return {
+        "threads": num_threads,
+        "frames": len(frames),
+        **{f"{name}_mb_s": round(num_bytes / statistics.median(found) / 1e6) for name, found in times.items()},
+        **{
+            f"ratio_to_{name}": round(
+                statistics.median(a / b for a, b in zip(times[name], times["ours"], strict=True)), 3
+            )
+            for name in ("plain_kept", "plain_dropped")
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Decoding against plain zstd.")
+    parser.add_argument("--size", type=int, default=8192, help="rows and columns of the Gaussian matrix")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pack.safetensors"
+        write_pack(path, arguments.size)
+        print(json.dumps([compare(path, count, arguments.rounds) for count in arguments.threads], indent=2))
+
+
+if __name__ == "__main__":
+    main()
