@@ -48,10 +48,12 @@ async def test_a_pack_job_puts_a_pack_into_the_store(serving: Any, store: Any, a
 async def test_a_job_that_cannot_be_done_says_why(serving: Any, add_model: Any) -> None:
     async with serving("job") as channel:
         stub = JobServiceStub(channel)
-        request = pack_request(add_model().digest, scheme=quantpack_pb2.Scheme(bits=3))
+        request = pack_request(
+            add_model().digest, scheme=quantpack_pb2.Scheme(bits=5, granularity=quantpack_pb2.GRANULARITY_TENSOR)
+        )
         last = (await ended(stub, (await stub.CreateJob(request)).job.job_id))[-1]
     assert last.state == job_pb2.JOB_STATE_FAILED
-    assert last.message == "scheme: expected 4 bits, got 3"
+    assert last.message == "bits: expected 2 to 4, got 5"
 
 
 async def test_bad_requests_are_refused(serving: Any, add_log: Any, refusal: Any) -> None:

@@ -1,8 +1,11 @@
 """Faults in a pack: found by verify whatever the byte, and by the parsers when the manifest lies too."""
 
 import json
+import resource
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,19 @@ import torch
 import zstandard
 from safetensors.torch import load_file, save_file
 
-from quantpack import CorruptPackError, NotAPackError, QuantpackError, Scheme, pack, read_tensors, verify
+from quantpack import (
+    CorruptPackError,
+    NotAPackError,
+    QuantpackError,
+    Scheme,
+    SourceError,
+    WeightError,
+    pack,
+    read_tensors,
+    verify,
+)
 from quantpack.container.reading import PackReader
+from quantpack.container.writing import PackWriter
 
 Reseal = Callable[[Path], None]
 
@@ -88,6 +102,21 @@ def set_field(table: str, column: int, value: object) -> Callable[[dict[str, lis
     return change
 
 
+NAMES = (
+    "",
+    "n" * 513,
+    "__metadata__",
+    "a\nb",
+    "a\0b",
+    "\ud800",
+    "/etc/passwd",
+    "../up",
+    "a/../../b",
+    "..",
+    "C:\\x",
+    "C:x",
+)
+
 LIES: dict[str, Callable[[dict], object]] = {
     "not an object": lambda _: ["index"],
     "version": lambda fields: fields.update(version=1),
@@ -129,6 +158,13 @@ LIES: dict[str, Callable[[dict], object]] = {
     "kept shape": set_field("kept", 2, [4]),
     "kept dtype": set_field("kept", 1, "F64"),
     "kept terabytes": set_field("kept", 2, [1 << 40]),
+    "overflowing": set_field("kept", 2, [1 << 48, 1 << 48, 0]),
+    "too many dimensions": set_field("kept", 2, [1] * 17 + [3]),
+    "frame too long": set_field("kept", 3, [100]),
+    "frame too short": set_field("kept", 3, [0]),
+    "deep": lambda _: json.loads("[" * 500 + "]" * 500),
+    **{f"name {name!r:.20}": set_field("quantized", 0, name) for name in NAMES},
+    **{f"alias {name!r:.20}": lambda fields, name=name: fields.update(aliases={name: "w"}) for name in NAMES},
 }
 
 
@@ -150,6 +186,120 @@ def test_a_bomb_in_the_index_is_refused(small_pack: Path, reseal: Reseal) -> Non
     reseal(small_pack)
     with pytest.raises(CorruptPackError, match="at most"):
         verify(small_pack)
+
+
+def rewrite_header(directory: Path, change: Callable[[dict[str, dict[str, list[int]]]], str | None]) -> None:
+    path = directory / "model.safetensors"
+    data = path.read_bytes()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    fields = json.loads(data[8:begin])
+    text = (change(fields) or json.dumps(fields)).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[begin:])
+
+
+def overlap(fields: dict[str, dict[str, list[int]]]) -> None:
+    begin, end = fields["quantpack.kept"]["data_offsets"]
+    fields["quantpack.kept"].update(data_offsets=[begin - 1, end - 1])
+
+
+def gap(fields: dict[str, dict[str, list[int]]]) -> None:
+    row = fields["quantpack.codes"]
+    row["data_offsets"][0] += 1
+    row["shape"][0] -= 1
+
+
+def past_the_end(fields: dict[str, dict[str, list[int]]]) -> None:
+    row = fields["quantpack.index"]
+    row["data_offsets"][1] += 1 << 40
+    row["shape"][0] += 1 << 40
+
+
+def twice(fields: dict[str, dict[str, list[int]]]) -> str:
+    text = json.dumps(fields)
+    return f'{text[:-1]}, "quantpack.codes": {json.dumps(fields["quantpack.codes"])}}}'
+
+
+@pytest.mark.parametrize("change", [overlap, gap, past_the_end, twice, lambda _: "[" * 60_000, lambda _: "7"])
+def test_lying_headers_are_refused(small_pack: Path, reseal: Reseal, change: Callable[..., str | None]) -> None:
+    rewrite_header(small_pack, change)
+    reseal(small_pack)
+    with pytest.raises(CorruptPackError, match=r"model\.safetensors: expected") as caught:
+        verify(small_pack)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_frame_that_declares_a_gibibyte_is_not_allocated(small_pack: Path, reseal: Reseal) -> None:
+    path = small_pack / "model.safetensors"
+    tensors = load_file(path)
+    bomb = zstandard.ZstdCompressor(write_checksum=True).compress(bytes(1 << 30))
+    assert len(bomb) < 100_000
+    tensors["quantpack.codes"] = torch.frombuffer(bytearray(bomb), dtype=torch.uint8)
+    save_file(tensors, path)
+    for shape in ([3, 5], [1 << 15, 1 << 16]):
+        # Read with its own shape, or with the one that the frame holds: the index has frames of one mebibyte.
+        rewrite_index(small_pack, set_field("quantized", 3, [len(bomb)]))
+        rewrite_index(small_pack, set_field("quantized", 2, shape))
+        reseal(small_pack)
+        with little_room(64 << 20), pytest.raises(CorruptPackError, match="tensor w: "):
+            verify(small_pack)
+
+
+def test_a_small_file_that_claims_much_is_refused_before_anything_is_allocated(
+    small_pack: Path, reseal: Reseal
+) -> None:
+    def claim(fields: dict[str, list[list[object]]]) -> None:
+        # 64 GiB of codes in frames of ten bytes.
+        fields["quantized"][0][2:4] = [1 << 17, 1 << 20], [10] * (1 << 17)
+
+    rewrite_index(small_pack, claim)
+    reseal(small_pack)
+    with little_room(256 << 20), pytest.raises(CorruptPackError, match="tensor w: a frame of 10 bytes cannot hold"):
+        verify(small_pack)
+
+
+@contextmanager
+def little_room(num_bytes: int) -> Iterator[None]:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_100_000_tensors_are_opened_in_seconds(tmp_path: Path) -> None:
+    writer = PackWriter(Scheme())
+    tensor = torch.zeros(2)
+    for number in range(100_000):
+        writer.add_kept(f"layers.{number}.bias", tensor)
+    writer.write(tmp_path / "many.safetensors")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    reader = PackReader(tmp_path / "many.safetensors")
+    assert time.process_time() - start < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
+    assert len(reader.names) == 100_000
+    assert torch.equal(reader.tensor("layers.99999.bias"), tensor)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_no_pack_holds_are_not_packed(name: str) -> None:
+    with pytest.raises(WeightError, match="expected a"):
+        PackWriter(Scheme()).add_kept(name, torch.zeros(1))
+
+
+def test_names_out_of_the_folder_are_refused_in_sources(tmp_path: Path) -> None:
+    save_file({"../w": torch.ones(2, 2)}, tmp_path / "w.safetensors")
+    with pytest.raises(SourceError, match=r"tensor '\.\./w': expected a name that is no path"):
+        pack(tmp_path / "w.safetensors", tmp_path / "pack", Scheme())
+
+
+def test_a_writer_takes_every_name_once() -> None:
+    writer = PackWriter(Scheme())
+    writer.add_kept("a", torch.zeros(1))
+    with pytest.raises(WeightError, match="tensor a: expected every name once"):
+        writer.add_alias("a", "a")
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])

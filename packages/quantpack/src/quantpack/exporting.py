@@ -26,7 +26,7 @@ from quantpack.container.reading import PackReader
 from quantpack.errors import NotAPackError, OutputExistsError, SchemeError
 from quantpack.hf.skeleton import linear_layers
 from quantpack.opening import open_pack
-from quantpack.packing import OnProgress
+from quantpack.progress import OnProgress
 from quantpack.source import WEIGHTS
 
 FORMAT = "pack-quantized"

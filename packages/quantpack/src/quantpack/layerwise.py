@@ -15,7 +15,8 @@ from quantpack.calibration.streaming import StreamedModel, build_empty
 from quantpack.calibration.walk import walk
 from quantpack.errors import CalibrationError, SourceError
 from quantpack.loading import model_class
-from quantpack.quantizing import OnProgress, check_needs_no_gradients, methods_of, visit_with
+from quantpack.progress import OnProgress
+from quantpack.quantizing import check_needs_no_gradients, methods_of, visit_with
 from quantpack.recipe import Recipe
 from quantpack.scheme import Scheme
 from quantpack.source import Source
@@ -70,6 +71,10 @@ def quantize_layerwise(
         else:
             changed[name] = value
 
+    def report(done: int, total: int, name: str) -> None:
+        if on_progress is not None:
+            on_progress(done, total, file_names[name])
+
     streamed = StreamedModel(model, lambda name: changed[name] if name in changed else from_files(name))
     try:
         walk(
@@ -80,7 +85,7 @@ def quantize_layerwise(
             needs_second_moment=any(method.needs_second_moment for method in methods_of(recipe, schemes)),
             hold=streamed.hold,
             store=store,
-            on_progress=None if on_progress is None else lambda *step: on_progress(*step[:2], file_names[step[2]]),
+            on_progress=report,
         )
     finally:
         streamed.close()

@@ -18,7 +18,8 @@ from quantpack.container.nibbles import packed_bytes
 from quantpack.container.planes import DTYPE_NAMES, as_bytes
 from quantpack.container.writing import PackWriter
 from quantpack.errors import CalibrationError, OutputExistsError, SourceError
-from quantpack.quantizing import OnProgress, Quantization, check_needs_no_calibration
+from quantpack.progress import OnProgress
+from quantpack.quantizing import Quantization, check_needs_no_calibration
 from quantpack.recipe import Recipe, as_recipe
 from quantpack.scheme import Scheme
 from quantpack.selection import is_embedding, is_linear_weight

@@ -12,12 +12,10 @@ from quantpack.calibration.samples import Sample, read_samples
 from quantpack.calibration.sites import Method, Site, SiteResult
 from quantpack.calibration.walk import walk
 from quantpack.errors import CalibrationError, WeightError
+from quantpack.progress import OnProgress
 from quantpack.recipe import Recipe, as_recipe, method_name
 from quantpack.scheme import Scheme
 from quantpack.selection import is_embedding, is_linear_weight
-
-# (weights done, weights in all, name of the tensor just done)
-OnProgress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from quantpack.container.planes import DTYPE_NAMES, DTYPES, as_bytes
 from quantpack.container.reading import PackReader
 from quantpack.errors import OutputExistsError
 from quantpack.opening import open_pack
-from quantpack.packing import OnProgress
+from quantpack.progress import OnProgress
 
 
 def read_tensors(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from quantpack.opening import open_pack
-from quantpack.packing import OnProgress
+from quantpack.progress import OnProgress
 
 
 def verify(directory: Path, on_progress: OnProgress | None = None) -> None:

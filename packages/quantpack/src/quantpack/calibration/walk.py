@@ -24,14 +24,13 @@ from quantpack.calibration.running import calm
 from quantpack.calibration.samples import Sample, read_samples
 from quantpack.calibration.stacks import Answer, Recorder, Replay, Stack, Traversal
 from quantpack.calibration.tokens import visual_token_ids
+from quantpack.progress import OnProgress
 from quantpack.scheme import Scheme
 
 # Keeps the parameters of these names in memory inside the context.
 Hold = Callable[[Iterable[str]], AbstractContextManager[None]]
 # Takes what has become of a parameter: codes, or a folded norm or bias.
 Store = Callable[[str, "QuantizedTensor | Tensor"], None]
-# (weights done, weights in all, name of a tensor just done)
-OnProgress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

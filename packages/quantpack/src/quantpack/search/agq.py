@@ -8,13 +8,12 @@ from torch import Tensor
 from quantpack.affine import dequantize
 from quantpack.calibration.sites import Site
 from quantpack.errors import SearchError
+from quantpack.progress import OnProgress
 from quantpack.scheme import Scheme
 from quantpack.search.candidates import AgqSpace, Candidate, candidates, quantize_one, total_size
 
 # Accuracy of the model with these weights, by name, in the place of its own; the others stay as they are.
 Evaluate = Callable[[Mapping[str, Tensor]], float]
-# (matrices settled, matrices in all, what was tried)
-OnTrial = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +60,7 @@ def search_agq(
     evaluate: Evaluate,
     floor: float,
     space: AgqSpace | None = None,
-    on_trial: OnTrial | None = None,
+    on_progress: OnProgress | None = None,
 ) -> AgqResult:
     """Makes matrices coarser, step by step, while `evaluate` gives at least `floor`.
 
@@ -75,7 +74,7 @@ def search_agq(
         evaluate: The caller's accuracy, for example of a task; more is better.
         floor: ACC, the least accuracy that is acceptable.
         space: The layouts.
-        on_trial: Called after each evaluation.
+        on_progress: Called after each evaluation with the matrices settled, all of them, and what was tried.
 
     Raises:
         SearchError: There is no matrix, or the start, groups everywhere, is below the floor already.
@@ -91,7 +90,7 @@ def search_agq(
         )
     active = [name for name in where if state.can_step(name)]
     while active:
-        _advance(state, state.cheapest_first(active), floor, on_trial, len(where))
+        _advance(state, state.cheapest_first(active), floor, on_progress, len(where))
         active = [name for name in active if name not in state.frozen and state.can_step(name)]
     chosen = {name: state.at(name).scheme for name in where}
     return AgqResult(schemes=chosen, floor=floor, trials=tuple(state.trials))
@@ -148,15 +147,15 @@ class _State:
         return dequantize(quantize_one(self.sites[name], name, scheme))
 
 
-def _advance(state: _State, names: Sequence[str], floor: float, on_trial: OnTrial | None, total: int) -> None:
+def _advance(state: _State, names: Sequence[str], floor: float, on_progress: OnProgress | None, total: int) -> None:
     accepted = state.attempt(names, floor)
     if not accepted and len(names) == 1:
         state.frozen.add(names[0])
-    if on_trial is not None:
+    if on_progress is not None:
         settled = sum(name in state.frozen or not state.can_step(name) for name in state.layouts)
         trial = state.trials[-1]
-        on_trial(settled, total, f"CR {trial.cr_codes:.3f} at {trial.accuracy:.4f}")
+        on_progress(settled, total, f"CR {trial.cr_codes:.3f} at {trial.accuracy:.4f}")
     if not accepted and len(names) > 1:
         middle = len(names) // 2
-        _advance(state, names[:middle], floor, on_trial, total)
-        _advance(state, names[middle:], floor, on_trial, total)
+        _advance(state, names[:middle], floor, on_progress, total)
+        _advance(state, names[middle:], floor, on_progress, total)

@@ -15,10 +15,11 @@ from quantpack.calibration.walk import walk
 from quantpack.errors import SearchError
 from quantpack.methods.ecm import Ecm, Rounding
 from quantpack.methods.nearest import Nearest
+from quantpack.progress import OnProgress
 from quantpack.quantizing import Quantization, quantize, schemes_of, visit_with
 from quantpack.recipe import PartRecipe, Recipe
 from quantpack.scheme import Scheme
-from quantpack.search.agq import AgqResult, Evaluate, OnTrial, search_agq
+from quantpack.search.agq import AgqResult, Evaluate, search_agq
 from quantpack.search.candidates import AgqSpace, output_error
 from quantpack.search.sizing import CodeSize, size_of
 from quantpack.selection import PARTS, Part
@@ -106,7 +107,7 @@ def search_ecm(
     calibration: Iterable[Sample],
     accuracy: Accuracy | None = None,
     parts: Mapping[Part, PartSearch] | None = None,
-    on_trial: OnTrial | None = None,
+    on_progress: OnProgress | None = None,
 ) -> EcmResult:
     """Quantizes a model in place as coarsely as its accuracy lets it be.
 
@@ -119,7 +120,7 @@ def search_ecm(
         accuracy: The caller's, for example of a task. None: one less the mean relative output error of
             the part's matrices on the calibration tokens.
         parts: By default `VISION` and `LANGUAGE`.
-        on_trial: Called after each evaluation of an AGQ search.
+        on_progress: Called after each evaluation of an AGQ search.
 
     Raises:
         SearchError: A floor that not even fine groups hold, or a part without a matrix.
@@ -140,7 +141,7 @@ def search_ecm(
     results: dict[Part, PartResult] = {}
     for part in searched:
         before = accuracy(model) if accuracy is not None else 1.0
-        results[part], made = _search_part(model, part, wanted[part], samples, accuracy, before, on_trial)
+        results[part], made = _search_part(model, part, wanted[part], samples, accuracy, before, on_progress)
         tensors |= made.tensors
         recipes[part] = made.recipe.parts[part]
         schemes |= made.recipe.tensors
@@ -156,7 +157,7 @@ def _search_part(
     samples: list[Sample],
     accuracy: Accuracy | None,
     before: float,
-    on_trial: OnTrial | None,
+    on_progress: OnProgress | None,
 ) -> tuple[PartResult, Quantization]:
     """Leaves the part quantized as it was chosen."""
     start = search.space.schemes()[0]
@@ -164,7 +165,7 @@ def _search_part(
         sites = _sites_of(model, _only(part, PartRecipe(scheme=start)), samples)
     evaluate = _evaluation(model, sites, accuracy)
     with _restored(model):
-        agq = search_agq(sites, evaluate, before - search.max_drop, search.space, on_trial)
+        agq = search_agq(sites, evaluate, before - search.max_drop, search.space, on_progress)
 
     def recipe(alpha: float) -> Recipe:
         method = Ecm(alpha=alpha, rounding=search.rounding)
