@@ -7,6 +7,8 @@ import torch
 from quantpack import QuantizedTensor, Scheme, quantize_tensor
 from quantpack.container.frames import compress_frames
 from quantpack.container.nibbles import pack_nibbles, stored_codes
+from quantpack.container.packed import pack_tensor
+from quantpack.inspecting import entropy_bits
 
 # Group 128, per row, 2 rows, 8 rows, per tensor.
 SIZES: tuple[dict[str, object], ...] = (
@@ -37,6 +39,32 @@ def mean_ratio(size: dict[str, object], how: str, num_seeds: int) -> float:
         quantized = quantize_tensor(torch.from_numpy(weight), scheme)
         ratios.append(compression_ratio(quantized, recenter=how != "plain"))
     return sum(ratios) / num_seeds
+
+
+ENTROPY_SCHEMES = [
+    *(
+        Scheme(**size, symmetric=symmetric, bits=bits)  # type: ignore[arg-type]
+        for size in SIZES
+        for symmetric in (False, True)
+        for bits in (4, 3)
+    ),
+    Scheme(granularity="agq"),
+    Scheme(granularity="agq", axis="in"),
+    Scheme(granularity="channel", axis="in"),
+]
+
+
+@pytest.mark.parametrize("num_rows", [256, 1000])
+@pytest.mark.parametrize("scheme", ENTROPY_SCHEMES, ids=str)
+def test_frames_are_within_two_percent_of_the_entropy(scheme: Scheme, num_rows: int) -> None:
+    # 256 rows make 64 KiB of packed codes, the least that the bound is meant for.
+    weight = np.random.default_rng(0).standard_normal((num_rows, 512), dtype=np.float32)
+    packed = pack_tensor(quantize_tensor(torch.from_numpy(weight), scheme)).codes
+    assert packed.numel() >= 64 * 1024
+    pairs = torch.bincount(packed.int(), minlength=256).reshape(16, 16)
+    entropy = entropy_bits((pairs.sum(0) + pairs.sum(1)).tolist())
+    compressed = sum(len(frame) for frame in compress_frames(packed.numpy().data))
+    assert entropy * packed.numel() / 4 < compressed < 1.02 * entropy * packed.numel() / 4
 
 
 @pytest.mark.parametrize("how", RATIOS)

@@ -1,9 +1,16 @@
+import math
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
-from quantpack import inspect
+from quantpack import Scheme, inspect, pack
+from quantpack.container.nibbles import stored_codes
+from quantpack.container.reading import PackReader
+from quantpack.inspecting import entropy_bits
+from quantpack.selection import PARTS, part_of
 from vlmpress import artifact
 
 
@@ -25,6 +32,36 @@ def test_parts_add_up_to_the_files_on_disk(llava_pack: Path) -> None:
     assert stated.num_codes == total.num_weights
     assert stated.code_bytes_packed == total.code_bytes_packed
     assert stated.code_bytes_compressed == total.code_bytes_compressed
+
+
+def test_entropy_is_the_code_weighted_mean_over_tensors(llava_pack: Path) -> None:
+    reader = PackReader(llava_pack / "model.safetensors")
+    bits: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+    codes: dict[str, int] = dict.fromkeys(PARTS, 0)
+    for entry in reader.index.quantized:
+        stored = stored_codes(reader.quantized(entry.name)).reshape(-1)
+        shares = torch.bincount(stored.int(), minlength=16) / stored.numel()
+        bits[part_of(entry.name)] += -torch.xlogy(shares, shares).sum().item() / math.log(2) * stored.numel()
+        codes[part_of(entry.name)] += stored.numel()
+    *parts, total = inspect(llava_pack)
+    for report in parts:
+        assert report.entropy_bits_per_code == pytest.approx(bits[report.part] / codes[report.part], rel=1e-5)
+        # Without frames' headers no coder of single codes does better.
+        assert report.entropy_bits_per_code < 4 / report.cr_codes
+    assert total.entropy_bits_per_code == pytest.approx(sum(bits.values()) / sum(codes.values()), rel=1e-5)
+
+
+def test_the_unused_half_of_the_last_byte_is_no_code(tmp_path: Path) -> None:
+    # Symmetric codes 7, -7, 7 of one scale: stored 15, 1, 15.
+    save_file({"w": torch.tensor([[7.0, -7.0, 7.0]])}, tmp_path / "w.safetensors")
+    pack(tmp_path / "w.safetensors", tmp_path / "pack", Scheme(granularity="tensor", symmetric=True))
+    total = inspect(tmp_path / "pack")[-1]
+    assert total.entropy_bits_per_code == pytest.approx(entropy_bits([1, 2]))
+
+
+def test_entropy_of_counts() -> None:
+    assert entropy_bits([]) == entropy_bits([0, 5]) == 0.0
+    assert entropy_bits([3, 3, 0, 3, 3]) == 2.0
 
 
 def test_bits_are_over_all_weights(llava: LlavaForConditionalGeneration, llava_pack: Path) -> None:

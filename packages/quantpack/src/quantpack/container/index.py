@@ -29,6 +29,7 @@ VERSION = 3
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
 # JSON of 100,000 tensors with numbers for names shrinks to a hundredth; what claims far more is a bomb.
 _MAX_INDEX_RATIO = 1024
+_MIN_INDEX_BYTES = 1 << 20
 # Longer text would take seconds, for a percent.
 _MAX_THOROUGH_BYTES = 1 << 20
 _MAX_SIZE = 1 << 48
@@ -150,7 +151,7 @@ def decode_index(data: memoryview | bytes, where: str) -> Index:
     """
     try:
         size = zstandard.get_frame_parameters(data).content_size
-        most = min(_MAX_INDEX_BYTES, _MAX_INDEX_RATIO * len(data))
+        most = min(_MAX_INDEX_BYTES, max(_MIN_INDEX_BYTES, _MAX_INDEX_RATIO * len(data)))
         if size > most:
             raise CorruptPackError(f"{where}: expected an index of at most {most} bytes, got {size}")
         fields = json.loads(decompress_frame(data, size, where), object_pairs_hook=unique_fields)
