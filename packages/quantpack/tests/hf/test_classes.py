@@ -20,8 +20,10 @@ from transformers import (
     Siglip2VisionModel,
 )
 
-from quantpack import ModelMismatchError, QuantpackConfig, Scheme, load, pack, unpack
-from quantpack.hf.linear import PackedLinear
+from quantpack import ModelMismatchError, QuantpackConfig, Scheme, load, pack, read_tensors, unpack
+from quantpack.hf.embedding import PackedEmbedding
+from quantpack.hf.linear import PackedLinear, TiedLinear
+from quantpack.recipe import PartRecipe, Recipe
 
 SCHEME = Scheme(group_size=16)
 TEXT: dict[str, Any] = {
@@ -47,6 +49,50 @@ def test_a_causal_language_model(tied: bool, tmp_path: Path) -> None:
     assert count_packed(packed) == 14
     with torch.no_grad():
         assert torch.equal(packed(IDS).logits, load(tmp_path / "pack")(IDS).logits)
+
+
+def bytes_of(model: torch.nn.Module) -> int:
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_quantized_embeddings_and_heads(tied: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(Qwen2Config(**TEXT, tie_word_embeddings=tied)).save_pretrained(tmp_path / "model")
+    pack(tmp_path / "model", tmp_path / "pack", Recipe(default=PartRecipe(scheme=SCHEME), embeddings="int4"))
+    caplog.clear()
+    packed, info = AutoModelForCausalLM.from_pretrained(tmp_path / "pack", output_loading_info=True)
+    assert not any(info.values())
+    assert not caplog.records
+    plain = load(tmp_path / "pack")
+    assert isinstance(packed.model.embed_tokens, PackedEmbedding)
+    assert isinstance(packed.lm_head, TiedLinear if tied else PackedLinear)
+    # Only norms and biases stay as they are.
+    assert bytes_of(packed) < 0.27 * bytes_of(plain)
+    with torch.no_grad():
+        assert torch.equal(packed(IDS).logits, plain(IDS).logits)
+    options: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(packed.generate(IDS, **options), plain.generate(IDS, **options))
+    again = packed.dequantize()
+    assert (again.lm_head.weight is again.model.embed_tokens.weight) is tied
+    again.save_pretrained(tmp_path / "saved")
+    saved, expected = load_file(tmp_path / "saved" / "model.safetensors"), read_tensors(tmp_path / "pack")
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_table_that_is_stored_under_the_name_of_the_head(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(Qwen2Config(**TEXT, tie_word_embeddings=True)).save_pretrained(tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    pack(tmp_path / "model", tmp_path / "pack", Recipe(default=PartRecipe(scheme=SCHEME), embeddings="int4"))
+    packed, plain = AutoModelForCausalLM.from_pretrained(tmp_path / "pack"), load(tmp_path / "pack")
+    assert packed.lm_head.weight is packed.model.embed_tokens.weight
+    with torch.no_grad():
+        assert torch.equal(packed(IDS).logits, plain(IDS).logits)
 
 
 def test_the_concrete_class_and_the_model_without_its_head(llava_family: Any, packed_dir: Any) -> None:

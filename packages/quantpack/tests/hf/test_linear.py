@@ -10,9 +10,11 @@ from torch.nn import functional as F
 
 from quantpack import Block, QuantizedTensor, Scheme, dequantize, quantize_tensor
 from quantpack.container.packed import pack_tensor
-from quantpack.hf.linear import PackedLinear, packed_buffers
+from quantpack.hf.embedding import PackedEmbedding
+from quantpack.hf.linear import PackedLinear, TiedLinear
 from quantpack.hf.placing import Placement
 from quantpack.hf.reading import NUM_THREADS, PackTensors
+from quantpack.hf.storage import PackedWeight, packed_buffers
 
 SCHEMES = (
     Scheme(granularity="tensor", symmetric=True),
@@ -24,20 +26,21 @@ SCHEMES = (
 
 
 def layer_of(quantized: QuantizedTensor, dtype: torch.dtype, *, bias: bool = True) -> PackedLinear:
-    num_rows, num_cols = quantized.shape
-    layer = PackedLinear(
-        num_cols, num_rows, quantized.scheme, scale_dtype=quantized.scales.dtype, bias=bias, dtype=dtype
-    )
-    buffers = packed_buffers(pack_tensor(quantized))
-    names = {name for name, buffer in layer.named_buffers() if name != "like"}
-    assert names == buffers.keys()
-    for name, tensor in buffers.items():
-        assert getattr(layer, name).shape == tensor.shape
-        assert getattr(layer, name).dtype == tensor.dtype
-        setattr(layer, name, tensor)
+    layer = PackedLinear(quantized.shape, quantized.scheme, scale_dtype=quantized.scales.dtype, bias=bias, dtype=dtype)
+    fill(layer, quantized)
     if layer.bias is not None:
         nn.init.normal_(layer.bias)
     return layer
+
+
+def fill(module: PackedWeight, quantized: QuantizedTensor) -> None:
+    buffers = packed_buffers(pack_tensor(quantized))
+    names = {name for name, buffer in module.named_buffers() if name != "like"}
+    assert names == buffers.keys()
+    for name, tensor in buffers.items():
+        assert getattr(module, name).shape == tensor.shape
+        assert getattr(module, name).dtype == tensor.dtype
+        setattr(module, name, tensor)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"{scheme.granularity}, {scheme.bits}")
@@ -81,7 +84,29 @@ def test_autocast_computes_in_its_dtype() -> None:
 
 def test_its_text_says_what_it_holds() -> None:
     layer = layer_of(quantize_tensor(torch.randn(5, 4), Scheme(bits=3)), torch.float32)
-    assert repr(layer) == "PackedLinear(in_features=4, out_features=5, bias=True, bits=3, granularity=group)"
+    assert repr(layer) == "PackedLinear(5, 4, bits=3, granularity=group, bias=True)"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"{scheme.granularity}, {scheme.bits}")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(13, 27), (1, 1), (6, 4)])
+def test_an_embedding_gives_rows_of_the_dequantized_table(
+    scheme: Scheme, dtype: torch.dtype, shape: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    quantized = quantize_tensor(torch.randn(shape).to(dtype), scheme)
+    table = PackedEmbedding(shape, scheme, scale_dtype=dtype, padding_idx=None, dtype=dtype)
+    fill(table, quantized)
+    weight = dequantize(quantized, dtype)
+    ids = torch.randint(0, shape[0], (2, 5))
+    assert torch.equal(table(ids), F.embedding(ids, weight))
+    assert table(ids).dtype == dtype
+    assert table(ids[:, :0]).shape == (2, 0, shape[1])
+    head = TiedLinear(table, None)
+    inputs = torch.randn(3, shape[1]).to(dtype)
+    assert torch.equal(head(inputs), F.linear(inputs, weight))
+    assert not head.state_dict()
+    assert torch.equal(copy.deepcopy(nn.ModuleList([table, head]))[1].weight, weight)
 
 
 class CountingReader:

@@ -86,22 +86,10 @@ def check_shape(target: str, shape: Iterable[int], expected: Tensor, where: str)
         )
 
 
-def linear_at(model: nn.Module, placement: Placement) -> nn.Linear | None:
-    """The linear layer whose weight this is, if nothing but the layer itself looks at it."""
+def module_of(model: nn.Module, placement: Placement) -> nn.Module | None:
+    """The module whose weight the pack has as it is, without any conversion."""
     path, _, name = placement.target.rpartition(".")
-    if placement.conversion is not None or name != "weight":
-        return None
-    module = model.get_submodule(path)
-    # Not a subclass: nn.MultiheadAttention reads the weight of its own past the layer.
-    return module if type(module) is nn.Linear else None
-
-
-def holds_codes(model: "PreTrainedModel", placement: Placement, entries: Mapping[str, Entry]) -> bool:
-    """True where a linear layer can compute with the codes that the pack has of its weight."""
-    # A tied weight is an embedding table as well.
-    tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
-    entry = entries[placement.sources[0][0]]
-    return entry.scheme is not None and placement.target not in tied and linear_at(model, placement) is not None
+    return model.get_submodule(path) if placement.conversion is None and name == "weight" else None
 
 
 def _assign(

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightTransform
 from transformers.quantizers.base import HfQuantizer
 
 from quantpack.container.reading import PackReader
 from quantpack.errors import CorruptPackError, ModelMismatchError, PackedModelError
 from quantpack.hf.config import QuantpackConfig
-from quantpack.hf.linear import PackedLinear
-from quantpack.hf.placing import Placement, entries_by_name, holds_codes, linear_at, place
+from quantpack.hf.placing import Placement, place
 from quantpack.hf.reading import PackTensors
+from quantpack.hf.replacing import pack_modules, unpack_modules
 
 if TYPE_CHECKING:
     # Half a second to import, and packing has no use for it.
@@ -63,7 +63,7 @@ class QuantpackHfQuantizer(HfQuantizer):
             return weight_conversions
         reader = PackReader(self._path)
         placements = place(reader.index, model, weight_conversions, str(self._path))
-        packed = set() if self.quantization_config.dequantize else _replace_linears(model, placements, reader)
+        packed = set() if self.quantization_config.dequantize else pack_modules(model, placements, reader.index)
         self._own_conversions = weight_conversions
         # Which tensor of the model the conversion claims to make does not matter: it names what it yields.
         target = next(iter(model.state_dict()))
@@ -83,10 +83,8 @@ class QuantpackHfQuantizer(HfQuantizer):
         return model
 
     def _dequantize(self, model: "PreTrainedModel", dtype: torch.dtype | None = None) -> "PreTrainedModel":
-        for name, layer in [*model.named_modules()]:
-            if isinstance(layer, PackedLinear):
-                _set_module(model, name, _plain_linear(layer, dtype or layer.like.dtype))
         old_dtype = model.dtype
+        unpack_modules(model, dtype)
         for parameter in model.parameters():
             # Not model.to(): it would round the float32 frequencies of rotary embeddings.
             if parameter.dtype == old_dtype and dtype is not None:
@@ -137,49 +135,3 @@ class FillModel(ConversionOps):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FillModel":
         return self  # transformers copies conversions, and an open file cannot be
-
-
-def _replace_linears(model: "PreTrainedModel", placements: list[Placement], reader: PackReader) -> set[str]:
-    """Puts PackedLinear where codes go; returns the names of their weights."""
-    entries = entries_by_name(reader.index)
-    packed = set()
-    for placement in placements:
-        entry, layer = entries[placement.sources[0][0]], linear_at(model, placement)
-        if entry.scheme is None or layer is None or not holds_codes(model, placement, entries):
-            continue
-        with torch.device("meta"):
-            replacement = PackedLinear(
-                layer.in_features,
-                layer.out_features,
-                entry.scheme,
-                scale_dtype=entry.dtype,
-                bias=layer.bias is not None,
-                dtype=layer.weight.dtype,
-            )
-        _set_module(model, placement.target.removesuffix(".weight"), replacement)
-        packed.add(placement.target)
-    _skip_initialization(model)
-    return packed
-
-
-def _skip_initialization(model: nn.Module) -> None:
-    """Keeps models from drawing random weights for packed layers, which would dequantize each of them for nothing."""
-    for module in model.modules():
-        holds_packed = any(isinstance(child, PackedLinear) for child in module.children())
-        # Buffers that no checkpoint holds are made by the initialization.
-        if holds_packed and not module._non_persistent_buffers_set:
-            setattr(module, "_is_hf_initialized", True)  # noqa: B010 - transformers' flag, no attribute of nn.Module
-
-
-def _plain_linear(layer: PackedLinear, dtype: torch.dtype) -> nn.Linear:
-    with torch.device("meta"):
-        plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-    plain.weight = nn.Parameter(layer.dequantized(dtype))
-    if layer.bias is not None:
-        plain.bias = nn.Parameter(layer.bias.detach().to(dtype))
-    return plain.train(layer.training)
-
-
-def _set_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)

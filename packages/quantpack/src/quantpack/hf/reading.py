@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from quantpack.container.reading import PackReader
-from quantpack.hf.linear import packed_buffers
 from quantpack.hf.placing import Placement, check_shape
+from quantpack.hf.storage import packed_buffers
 
 if TYPE_CHECKING:
     # Half a second to import, and packing has no use for it.
@@ -28,7 +28,7 @@ class PackTensors:
     Args:
         reader: The pack.
         model: On the meta device; its tensors say the dtypes.
-        packed: Targets whose weight stays packed: their tensors are the buffers of a PackedLinear.
+        packed: Targets whose weight stays packed: their tensors are the buffers of a PackedWeight.
         where: The pack, for errors.
     """
 

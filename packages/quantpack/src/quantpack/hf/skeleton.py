@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from quantpack.container.index import Entry, Index
-from quantpack.hf.placing import Placement, entries_by_name, holds_codes, place
+from quantpack.hf.placing import Placement, entries_by_name, module_of, place
 from quantpack.loading import model_class
 from vlmpress.artifact import import_model_code
 
@@ -44,10 +44,14 @@ def linear_layers(directory: Path, index: Index) -> LinearLayers:
     model = _skeleton(directory)
     entries = entries_by_name(index)
     placements = place(index, model, get_model_conversion_mapping(model), str(directory))
+    tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
     packed = {
         placement.sources[0][0]: placement.target.removesuffix(".weight")
         for placement in placements
-        if holds_codes(model, placement, entries)
+        if entries[placement.sources[0][0]].scheme is not None
+        # Not a subclass: nn.MultiheadAttention reads the weight of its own. A tied weight is a table as well.
+        and type(module_of(model, placement)) is nn.Linear
+        and placement.target not in tied
     }
     named = _names(placements)
     taken = set(packed.values())
