@@ -40,6 +40,7 @@ class QuantpackHfQuantizer(HfQuantizer):
         # Also when the caller alone says so: the config of one tower of a model has lost the entry.
         self.pre_quantized = True
         self._path: Path | None = None
+        self._model: PreTrainedModel | None = None
         self._own_conversions: list[WeightTransform] = []
         self._filled = False
 
@@ -54,12 +55,15 @@ class QuantpackHfQuantizer(HfQuantizer):
         if checkpoint_files is None or len(checkpoint_files) != 1:
             raise CorruptPackError(f"{type(model).__name__}: expected one file of weights, got {checkpoint_files}")
         self._path = Path(checkpoint_files[0])
+        self._model = model
 
     def update_weight_conversions(
-        self, weight_conversions: list[WeightTransform], model: "PreTrainedModel"
+        self, weight_conversions: list[WeightTransform], model: Any = None
     ) -> list[WeightTransform]:
         """One conversion that fills the model, in place of the model's own, which it applies by itself."""
-        if self._path is None:
+        # Before transformers 5.23 the model was not handed over here.
+        model, self._model = (self._model if model is None else model), None
+        if self._path is None or model is None:
             return weight_conversions
         reader = PackReader(self._path)
         placements = place(reader.index, model, weight_conversions, str(self._path))
