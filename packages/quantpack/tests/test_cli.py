@@ -68,7 +68,7 @@ def test_bad_input_is_one_line_and_exit_code_two(call, plain_file: Path, plain_p
         ("pack", tmp_path / "inf.safetensors", new),
         ("pack", plain_file, new, "--granularity", "columns"),
         ("pack", plain_file, new, "--group-size", "0"),
-        ("pack", plain_file, new, "--bits", "3"),
+        ("pack", plain_file, new, "--bits", "5"),
         ("pack", plain_file),
         ("unpack", tmp_path / "nothing", new),
         ("unpack", plain_pack, plain_file),

@@ -1,39 +1,91 @@
 """The command `quantpack`."""
 
 import json
-from dataclasses import asdict
+import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import typer
 
-from quantpack.errors import CorruptPackError, NotAPackError, QuantpackError
+from quantpack import shapes
+from quantpack.cli_options import Data, MethodName, method_of, open_model
+from quantpack.cli_tables import by_part, pack_table, shape_fields, shape_table, sweep_table
+from quantpack.errors import CorruptPackError, NotAPackError, OutputExistsError, QuantpackError
 from quantpack.inspecting import inspect as inspect_pack
-from quantpack.packing import pack as pack_model
-from quantpack.report import PartReport
-from quantpack.scheme import Granularity, Scheme
+from quantpack.methods.ecm import Rounding
+from quantpack.packing import pack as pack_directory
+from quantpack.packing import pack_model
+from quantpack.quantizing import quantize
+from quantpack.recipe import Embeddings, PartRecipe, Recipe
+from quantpack.scheme import Axis, Granularity, Scheme
+from quantpack.search.candidates import AgqSpace
+from quantpack.search.ecm import LANGUAGE, VISION, PartSearch, search_ecm
+from quantpack.selection import Part
+from quantpack.sweeping import standard_settings
+from quantpack.sweeping import sweep as sweep_model
 from quantpack.unpacking import unpack as unpack_model
 from quantpack.verifying import verify as verify_pack
 from vlmpress.artifact import ArtifactError
 from vlmpress.cli import CheckFailedError, UserError, progress, run
+from vlmpress.data import DataError
 
 app = typer.Typer(help="INT4 quantization with lossless packing.", no_args_is_help=True, add_completion=False)
+
+Bits = Annotated[int, typer.Option(help="Of one code: 2 to 4.")]
+GroupSize = Annotated[int, typer.Option(help="Weights in one group; with agq, of the fine block.")]
+AxisOption = Annotated[Axis, typer.Option(help="What a channel is: an output (row) or an input (column).")]
+Calibration = Annotated[
+    Path | None, typer.Option(metavar="DATA", help="LLaVA JSON/JSONL, or JSONL of image, question, answer.")
+]
+Images = Annotated[Path | None, typer.Option(help="Folder that image paths of DATA are relative to.")]
+NumSamples = Annotated[int, typer.Option(help="Questions of DATA to calibrate on, of split train where it has splits.")]
+NumQuestions = Annotated[int, typer.Option(help="Questions to measure accuracy on, of split test where it has splits.")]
+MaxDrop = Annotated[
+    float | None, typer.Option(help="ECM's search: layouts and scaling that cost each part at most so much accuracy.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
 @app.command()
 def pack(
     src: Annotated[Path, typer.Argument(metavar="SRC", help="A model directory, or a plain safetensors file.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The pack; must not exist.")],
+    bits: Bits = 4,
     granularity: Annotated[Granularity, typer.Option(help="What shares one scale.")] = "group",
-    group_size: Annotated[int, typer.Option(help="Weights in one group.")] = 128,
+    group_size: GroupSize = 128,
+    rows: Annotated[int, typer.Option(help="Channels that share a scale, with --granularity rows.")] = 2,
+    axis: AxisOption = "out",
     symmetric: Annotated[bool, typer.Option("--symmetric", help="No zero points.")] = False,
+    method: Annotated[MethodName, typer.Option(help="How codes are found.")] = "rtn",
+    rounding: Annotated[Rounding, typer.Option(help="gptq: with error feedback; needs --calibration.")] = "nearest",
+    alpha: Annotated[float | None, typer.Option(help="With ecm: scales weights by max|X|^alpha.")] = None,
+    embeddings: Annotated[Embeddings, typer.Option(help="int4: token embeddings and output head too.")] = "keep",
+    calibration: Calibration = None,
+    images: Images = None,
+    num_samples: NumSamples = 64,
+    num_questions: NumQuestions = 500,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Searches layouts and scaling (ECM) while each part costs no more answer accuracy than this."
+        ),
+    ] = None,
 ) -> None:
     """Quantizes SRC to INT4 and packs it into the directory OUT."""
-    scheme = Scheme(granularity=granularity, group_size=group_size, symmetric=symmetric)
-    with progress("pack") as bar:
-        pack_model(src, out, scheme, on_progress=bar.update)
-    typer.echo(_table(inspect_pack(out)))
+    data = None if calibration is None else Data(calibration, images, num_samples, num_questions)
+    if max_drop is not None:
+        if data is None:
+            raise UserError("--max-drop: expected --calibration, for accuracy is measured on its questions")
+        _pack_searched(src, out, data, _searches(bits, group_size, axis, max_drop, rounding))
+    else:
+        scheme = Scheme(
+            bits=bits, granularity=granularity, group_size=group_size, num_rows=rows, axis=axis, symmetric=symmetric
+        )
+        part = PartRecipe(scheme=scheme, method=method_of(method, rounding, alpha))
+        _pack(src, out, Recipe(default=part, embeddings=embeddings), data)
+    typer.echo(pack_table(inspect_pack(out)))
 
 
 @app.command()
@@ -52,13 +104,34 @@ def unpack(
 
 
 @app.command()
-def inspect(
-    pack: Annotated[Path, typer.Argument(metavar="PACK", help="A pack.")],
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+def export(
+    pack: Annotated[Path, typer.Argument(metavar="PACK", help="A pack of a model.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The model directory to write; must not exist.")],
 ) -> None:
-    """Says where the bytes of PACK are."""
-    reports = inspect_pack(pack)
-    typer.echo(json.dumps(_by_part(reports), indent=2) if as_json else _table(reports))
+    """Writes PACK as a model in the format compressed-tensors (pack-quantized), for other runtimes."""
+    from quantpack.exporting import export_compressed_tensors
+
+    with progress("export") as bar:
+        export_compressed_tensors(pack, out, bar.update)
+
+
+@app.command()
+def inspect(
+    pack: Annotated[Path | None, typer.Argument(metavar="PACK", help="A pack.")] = None,
+    as_json: AsJson = False,
+    config: Annotated[
+        Path | None, typer.Option("--shapes", metavar="CONFIG", help="A config.json: what quantizing would save.")
+    ] = None,
+) -> None:
+    """Says where the bytes of PACK are, or what the shapes of a model alone tell."""
+    if (pack is None) == (config is None):
+        raise UserError("inspect: expected a PACK or --shapes CONFIG")
+    if config is not None:
+        counts = shapes.count_weights(config)
+        typer.echo(json.dumps(shape_fields(counts), indent=2) if as_json else shape_table(counts))
+    elif pack is not None:
+        reports = inspect_pack(pack)
+        typer.echo(json.dumps(by_part(reports), indent=2) if as_json else pack_table(reports))
 
 
 @app.command()
@@ -74,25 +147,83 @@ def verify(pack: Annotated[Path, typer.Argument(metavar="PACK", help="A pack.")]
     typer.echo(f"{pack}: ok")
 
 
-def _by_part(reports: list[PartReport]) -> dict[str, dict[str, Any]]:
-    fields = [asdict(report) for report in reports]
-    return {row.pop("part"): row for row in fields}
-
-
-def _table(reports: list[PartReport]) -> str:
-    lines = [
-        f"{'part':<9} {'weights':>13} {'int4 bytes':>13} {'compressed':>13} {'CR':>6} {'H/code':>7} {'bits/w':>7} "
-        f"{'on disk':>13}"
-    ]
-    for report in reports:
-        lines.append(
-            f"{report.part:<9} {report.num_weights:>13,} {report.code_bytes_packed:>13,} "
-            f"{report.code_bytes_compressed:>13,} {report.cr_codes:>6.3f} "
-            f"{report.entropy_bits_per_code:>7.3f} {report.bits_per_weight:>7.3f} {report.bytes_on_disk:>13,}"
+@app.command()
+def sweep(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model directory.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for sweep.json and sweep.svg; must not exist.")],
+    calibration: Annotated[Path, typer.Option(metavar="DATA", help="As for pack; has the questions too.")],
+    images: Images = None,
+    bits: Bits = 4,
+    symmetric: Annotated[bool, typer.Option("--symmetric", help="No zero points.")] = False,
+    group_size: GroupSize = 128,
+    axis: AxisOption = "out",
+    num_samples: NumSamples = 64,
+    num_questions: NumQuestions = 500,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Also runs ECM's search, with this drop for each part.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Quantizes MODEL in every standard way and draws compression against accuracy."""
+    if out.exists():
+        raise OutputExistsError(f"{out}: expected a path that does not exist yet")
+    data = Data(calibration, images, num_samples, num_questions)
+    searches = None if max_drop is None else _searches(bits, group_size, axis, max_drop, "nearest")
+    with progress("sweep") as bar:
+        found = sweep_model(
+            open_model(model),
+            standard_settings(bits=bits, symmetric=symmetric),
+            data.samples(model),
+            data.questions(model),
+            search=searches,
+            on_progress=bar.update,
         )
-    return "\n".join(lines)
+    picture = found.svg()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as name:
+        draft = Path(name) / out.name
+        draft.mkdir()
+        (draft / "sweep.json").write_text(json.dumps(found.as_fields(), indent=2) + "\n", encoding="utf-8")
+        (draft / "sweep.svg").write_text(picture, encoding="utf-8")
+        draft.rename(out)
+    typer.echo(json.dumps(found.as_fields(), indent=2) if as_json else sweep_table(found))
+
+
+def _pack(src: Path, out: Path, recipe: Recipe, data: Data | None) -> None:
+    in_memory = any(part.method.needs_gradients for part in recipe.used_parts)
+    samples = None if data is None else data.samples(src)
+    with progress("pack") as bar:
+        if not in_memory or samples is None:
+            pack_directory(src, out, recipe, samples, bar.update)
+            return
+        model = open_model(src)
+        pack_model(model, quantize(model, recipe, samples, bar.update), out, like=src)
+
+
+def _pack_searched(src: Path, out: Path, data: Data, searches: dict[Part, PartSearch]) -> None:
+    if out.exists():
+        raise OutputExistsError(f"{out}: expected a path that does not exist yet")
+    model = open_model(src)
+    with progress("search") as bar:
+        found = search_ecm(model, data.samples(src), data.accuracy(src), searches, bar.update)
+    pictures = {"quantization.svg": found.svg()}
+    pack_model(model, found.quantization, out, like=src, record={"search": found.as_fields()}, pictures=pictures)
+    for part, result in found.parts.items():
+        typer.echo(
+            f"{part:<9} CR {result.agq.trials[0].cr_codes:.3f} -> {result.chosen.cr_codes:.3f}, "
+            f"alpha {result.chosen.alpha:g}, accuracy {result.chosen.accuracy:.4f}, floor {result.agq.floor:.4f}"
+        )
+    typer.echo(f"accuracy  {found.full_accuracy:.4f} -> {found.accuracy:.4f}")
+
+
+def _searches(bits: int, group_size: int, axis: Axis, max_drop: float, rounding: Rounding) -> dict[Part, PartSearch]:
+    def with_options(search: PartSearch) -> PartSearch:
+        space = AgqSpace(bits=bits, group_size=group_size, axis=axis, symmetric=search.space.symmetric)
+        return replace(search, space=space, max_drop=max_drop, rounding=rounding)
+
+    return {"vision": with_options(VISION), "language": with_options(LANGUAGE)}
 
 
 def main() -> int:
     """Runs the command; returns its exit code."""
-    return run(app, (QuantpackError, ArtifactError))
+    return run(app, (QuantpackError, ArtifactError, DataError))

@@ -1,6 +1,7 @@
 """ECM's search on a small model."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration
 
 from quantpack import SearchError, dequantize
+from quantpack.scheme import scheme_from_fields
 from quantpack.search.candidates import AgqSpace
 from quantpack.search.ecm import EcmResult, PartSearch, search_ecm
 from quantpack.selection import part_of
@@ -60,6 +62,11 @@ def test_more_accuracy_given_up_means_fewer_bytes(small: nn.Module, samples: lis
         assert torch.equal(params[name], dequantize(tensor))
         if part_of(name) != "other":
             assert tensor.scheme == strict.parts[part_of(name)].agq.schemes[name]
+    fields = json.loads(json.dumps(strict.as_fields()))["parts"]["vision"]
+    for name, number in zip(fields["matrices"], fields["chosen"], strict=True):
+        assert scheme_from_fields(fields["schemes"][number], "record") == strict.parts["vision"].agq.schemes[name]
+    assert fields["alpha"] == strict.parts["vision"].chosen.alpha
+    assert strict.svg().startswith("<svg")
     assert strict.accuracy == strict.parts["language"].chosen.accuracy
 
 

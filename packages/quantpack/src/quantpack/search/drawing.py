@@ -42,6 +42,7 @@ def trade_off_svg(points: Sequence[Point], paths: dict[str, Sequence[Trial]], fu
         MissingExtraError: matplotlib is not installed.
     """
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("drawing: expected matplotlib; pip install 'vlmpress-quantpack[plot]'") from error
@@ -72,6 +73,8 @@ def trade_off_svg(points: Sequence[Point], paths: dict[str, Sequence[Trial]], fu
     if points or paths:
         axes.legend(fontsize=7)
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    # Text as text: drawn as shapes it is most of the file.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "quantpack"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

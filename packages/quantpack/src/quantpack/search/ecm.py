@@ -1,9 +1,9 @@
 """ECM whole: AGQ for each part of a model, and weight scaling for the vision encoder (sections 3.2 and 3.3)."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,11 @@ from quantpack.methods.nearest import Nearest
 from quantpack.progress import OnProgress
 from quantpack.quantizing import Quantization, quantize, schemes_of, visit_with
 from quantpack.recipe import PartRecipe, Recipe
+from quantpack.restoring import restored
 from quantpack.scheme import Scheme
 from quantpack.search.agq import AgqResult, Evaluate, search_agq
 from quantpack.search.candidates import AgqSpace, output_error
+from quantpack.search.drawing import Point, trade_off_svg
 from quantpack.search.sizing import CodeSize, size_of
 from quantpack.selection import PARTS, Part
 
@@ -101,6 +103,32 @@ class EcmResult:
     accuracy: float
     parts: Mapping[Part, PartResult]
 
+    def as_fields(self) -> dict[str, Any]:
+        """The whole search as JSON, for a pack's quantization.json; the schemes are in the pack's index too."""
+        return {
+            "full_accuracy": self.full_accuracy,
+            "accuracy": self.accuracy,
+            "parts": {part: _part_fields(result) for part, result in self.parts.items()},
+        }
+
+    def svg(self) -> str:
+        """The paths that were taken (Figure 6); raises MissingExtraError without matplotlib."""
+        points = [
+            Point(
+                name=f"alpha {scaling.alpha}",
+                kind=f"scaling, {part}",
+                cr_codes=scaling.cr_codes,
+                bits_per_weight=scaling.bits_per_weight,
+                accuracy=scaling.accuracy,
+            )
+            for part, result in self.parts.items()
+            for scaling in result.scalings
+            if len(result.scalings) > 1
+        ]
+        return trade_off_svg(
+            points, {part: result.agq.trials for part, result in self.parts.items()}, self.full_accuracy
+        )
+
 
 def search_ecm(
     model: nn.Module,
@@ -161,10 +189,10 @@ def _search_part(
 ) -> tuple[PartResult, Quantization]:
     """Leaves the part quantized as it was chosen."""
     start = search.space.schemes()[0]
-    with _restored(model):
+    with restored(model):
         sites = _sites_of(model, _only(part, PartRecipe(scheme=start)), samples)
     evaluate = _evaluation(model, sites, accuracy)
-    with _restored(model):
+    with restored(model):
         agq = search_agq(sites, evaluate, before - search.max_drop, search.space, on_progress)
 
     def recipe(alpha: float) -> Recipe:
@@ -176,7 +204,7 @@ def _search_part(
         if accuracy is None:
             size, found = _on_sites(sites, recipe(alpha))
         else:
-            with _restored(model):
+            with restored(model):
                 size = _total(quantize(model, recipe(alpha), samples).tensors.values())
                 found = accuracy(model)
         scalings.append(
@@ -196,6 +224,24 @@ def _search_part(
 
 def _total(tensors: Iterable[QuantizedTensor]) -> CodeSize:
     return sum((size_of(tensor) for tensor in tensors), start=CodeSize())
+
+
+def _part_fields(result: PartResult) -> dict[str, Any]:
+    """Matrices and schemes are written once and numbered: there are many trials."""
+    matrices = list(result.agq.schemes)
+    schemes = list(dict.fromkeys(result.agq.schemes.values()))
+    return {
+        "floor": result.agq.floor,
+        "matrices": matrices,
+        "trials": [
+            {**asdict(trial), "changed": [matrices.index(name) for name in trial.changed]}
+            for trial in result.agq.trials
+        ],
+        "scalings": [asdict(scaling) for scaling in result.scalings],
+        "alpha": result.chosen.alpha,
+        "schemes": [scheme.as_fields() for scheme in schemes],
+        "chosen": [schemes.index(result.agq.schemes[name]) for name in matrices],
+    }
 
 
 def _only(part: Part, recipe: PartRecipe) -> Recipe:
@@ -248,15 +294,3 @@ def _on_sites(sites: list[Site], recipe: Recipe) -> tuple[CodeSize, float]:
 
 def _error(site: Site, name: str, weight: Tensor) -> float:
     return output_error(site.weights[name].float(), weight.float(), site.activations.samples)
-
-
-@contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Every parameter comes back bit for bit."""
-    copies = {name: param.detach().clone() for name, param in model.named_parameters()}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, param in model.named_parameters():
-                param.copy_(copies[name])
