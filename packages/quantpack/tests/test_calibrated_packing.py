@@ -32,6 +32,8 @@ from quantpack.methods.awq import Awq
 from quantpack.methods.ecm import Ecm
 from quantpack.methods.gptq import Gptq
 from quantpack.methods.mbq import Mbq
+from quantpack.wire import quantized_model_from_proto
+from vlmpress import artifact
 
 RECIPES = {
     "nearest": Recipe(default=PartRecipe(scheme=Scheme(granularity="agq", axis="in"))),
@@ -86,6 +88,8 @@ def test_files_and_memory_give_the_same(
         if recipe is not RECIPES["nearest"]:
             record = json.loads((directory / "quantization.json").read_text(encoding="utf-8"))
             assert record["recipe"] == recipe.as_fields()
+        stated = quantized_model_from_proto(artifact.read(directory).manifest.quantized_model)
+        assert stated.recipe == (None if recipe is RECIPES["nearest"] else recipe)
     totals = [
         next(each for each in inspect(path) if each.part == "total") for path in (from_memory.path, from_files.path)
     ]

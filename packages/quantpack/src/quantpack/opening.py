@@ -1,6 +1,7 @@
 """Opens a pack: the artifact first, then its weights, each checked against the other."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from quantpack.container.reading import PackReader
@@ -37,8 +38,9 @@ def open_pack(directory: Path, *, check_bytes: bool) -> tuple[Artifact, PackRead
         stated = quantized_model_from_proto(found.manifest.quantized_model)
     except SchemeError as error:
         raise CorruptPackError(f"{directory / 'manifest.json'}: {error}") from error
-    if stated != totals(weights.index):
-        raise CorruptPackError(f"{directory}: manifest says {stated!r:.300}, index says {totals(weights.index)!r:.300}")
+    found_totals = replace(totals(weights.index), recipe=stated.recipe)
+    if stated != found_totals:
+        raise CorruptPackError(f"{directory}: manifest says {stated!r:.300}, index says {found_totals!r:.300}")
     _check_config(directory / "config.json", weights)
     return found, weights
 

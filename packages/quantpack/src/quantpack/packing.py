@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ def pack_model(
 
 
 def totals(index: Index) -> QuantizedModel:
-    """What the manifest says of a pack, from its index."""
+    """What the manifest says of a pack besides the recipe, from its index."""
     return QuantizedModel(
         scheme=index.scheme,
         num_codes=sum(entry.num_weights for entry in index.quantized),
@@ -252,10 +253,16 @@ def _finish(
         (draft.path / name).write_text(text, encoding="utf-8")
     writer.write(draft.path / WEIGHTS)
     return draft.commit(
-        quantized_model_to_proto(totals(writer.index)),
+        quantized_model_to_proto(replace(totals(writer.index), recipe=_stated(recipe))),
         producer=(DISTRIBUTION, version(DISTRIBUTION)),
         parents=parents,
     )
+
+
+def _stated(recipe: Recipe) -> Recipe | None:
+    """What the manifest says of a recipe: nothing where the scheme says it all; single weights are in the index."""
+    short = replace(recipe, tensors={})
+    return None if short == as_recipe(recipe.default.scheme) else short
 
 
 def _write_json(path: Path, fields: Mapping[str, Any]) -> None:

@@ -26,21 +26,23 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from vlmpress.quantpack.v1 import quantpack_pb2 as vlmpress_dot_quantpack_dot_v1_dot_quantpack__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vlmpress/job/v1/job.proto\x12\x0fvlmpress.job.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%vlmpress/quantpack/v1/quantpack.proto\"m\n\x07JobSpec\x12(\n\x04pack\x18\x01 \x01(\x0b\x32\x18.vlmpress.job.v1.PackJobH\x00\x12\x30\n\x08pipeline\x18\x02 \x01(\x0b\x32\x1c.vlmpress.job.v1.PipelineJobH\x00\x42\x06\n\x04work\"G\n\x07PackJob\x12\r\n\x05model\x18\x01 \x01(\t\x12-\n\x06scheme\x18\x02 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.Scheme\"\"\n\x0bPipelineJob\x12\x13\n\x0b\x63onfig_yaml\x18\x01 \x01(\t\"\x8e\x02\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12&\n\x04spec\x18\x02 \x01(\x0b\x32\x18.vlmpress.job.v1.JobSpec\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.vlmpress.job.v1.JobState\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08progress\x18\x06 \x01(\x01\x12\x0f\n\x07message\x18\x07 \x01(\t\x12\x0e\n\x06result\x18\x08 \x01(\t\x12\x10\n\x08revision\x18\t \x01(\x04*\x9b\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vlmpress/job/v1/job.proto\x12\x0fvlmpress.job.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%vlmpress/quantpack/v1/quantpack.proto\"\x99\x01\n\x07JobSpec\x12(\n\x04pack\x18\x01 \x01(\x0b\x32\x18.vlmpress.job.v1.PackJobH\x00\x12\x30\n\x08pipeline\x18\x02 \x01(\x0b\x32\x1c.vlmpress.job.v1.PipelineJobH\x00\x12*\n\x05sweep\x18\x03 \x01(\x0b\x32\x19.vlmpress.job.v1.SweepJobH\x00\x42\x06\n\x04work\"\xf2\x01\n\x07PackJob\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\x06scheme\x18\x02 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.SchemeH\x00\x12/\n\x06recipe\x18\x03 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.RecipeH\x00\x12\x32\n\x06search\x18\x04 \x01(\x0b\x32 .vlmpress.quantpack.v1.EcmSearchH\x00\x12\x0f\n\x07\x64\x61taset\x18\x05 \x01(\t\x12\x13\n\x0bnum_samples\x18\x06 \x01(\r\x12\x15\n\rnum_questions\x18\x07 \x01(\rB\x05\n\x03how\"\xbf\x01\n\x08SweepJob\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x35\n\x08settings\x18\x03 \x03(\x0b\x32#.vlmpress.quantpack.v1.SweepSetting\x12\x30\n\x06search\x18\x04 \x01(\x0b\x32 .vlmpress.quantpack.v1.EcmSearch\x12\x13\n\x0bnum_samples\x18\x05 \x01(\r\x12\x15\n\rnum_questions\x18\x06 \x01(\r\"\"\n\x0bPipelineJob\x12\x13\n\x0b\x63onfig_yaml\x18\x01 \x01(\t\"\x8e\x02\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12&\n\x04spec\x18\x02 \x01(\x0b\x32\x18.vlmpress.job.v1.JobSpec\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.vlmpress.job.v1.JobState\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08progress\x18\x06 \x01(\x01\x12\x0f\n\x07message\x18\x07 \x01(\t\x12\x0e\n\x06result\x18\x08 \x01(\t\x12\x10\n\x08revision\x18\t \x01(\x04*\x9b\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.job.v1.job_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=612
-  _globals['_JOBSTATE']._serialized_end=767
-  _globals['_JOBSPEC']._serialized_start=118
-  _globals['_JOBSPEC']._serialized_end=227
-  _globals['_PACKJOB']._serialized_start=229
-  _globals['_PACKJOB']._serialized_end=300
-  _globals['_PIPELINEJOB']._serialized_start=302
-  _globals['_PIPELINEJOB']._serialized_end=336
-  _globals['_JOB']._serialized_start=339
-  _globals['_JOB']._serialized_end=609
+  _globals['_JOBSTATE']._serialized_start=1023
+  _globals['_JOBSTATE']._serialized_end=1178
+  _globals['_JOBSPEC']._serialized_start=119
+  _globals['_JOBSPEC']._serialized_end=272
+  _globals['_PACKJOB']._serialized_start=275
+  _globals['_PACKJOB']._serialized_end=517
+  _globals['_SWEEPJOB']._serialized_start=520
+  _globals['_SWEEPJOB']._serialized_end=711
+  _globals['_PIPELINEJOB']._serialized_start=713
+  _globals['_PIPELINEJOB']._serialized_end=747
+  _globals['_JOB']._serialized_start=750
+  _globals['_JOB']._serialized_end=1020
 # @@protoc_insertion_point(module_scope)

@@ -2,10 +2,11 @@ import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from vlmpress.quantpack.v1 import quantpack_pb2 as _quantpack_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -26,20 +27,48 @@ JOB_STATE_FAILED: JobState
 JOB_STATE_CANCELLED: JobState
 
 class JobSpec(_message.Message):
-    __slots__ = ("pack", "pipeline")
+    __slots__ = ("pack", "pipeline", "sweep")
     PACK_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_FIELD_NUMBER: _ClassVar[int]
+    SWEEP_FIELD_NUMBER: _ClassVar[int]
     pack: PackJob
     pipeline: PipelineJob
-    def __init__(self, pack: _Optional[_Union[PackJob, _Mapping]] = ..., pipeline: _Optional[_Union[PipelineJob, _Mapping]] = ...) -> None: ...
+    sweep: SweepJob
+    def __init__(self, pack: _Optional[_Union[PackJob, _Mapping]] = ..., pipeline: _Optional[_Union[PipelineJob, _Mapping]] = ..., sweep: _Optional[_Union[SweepJob, _Mapping]] = ...) -> None: ...
 
 class PackJob(_message.Message):
-    __slots__ = ("model", "scheme")
+    __slots__ = ("model", "scheme", "recipe", "search", "dataset", "num_samples", "num_questions")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SCHEME_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    NUM_QUESTIONS_FIELD_NUMBER: _ClassVar[int]
     model: str
     scheme: _quantpack_pb2.Scheme
-    def __init__(self, model: _Optional[str] = ..., scheme: _Optional[_Union[_quantpack_pb2.Scheme, _Mapping]] = ...) -> None: ...
+    recipe: _quantpack_pb2.Recipe
+    search: _quantpack_pb2.EcmSearch
+    dataset: str
+    num_samples: int
+    num_questions: int
+    def __init__(self, model: _Optional[str] = ..., scheme: _Optional[_Union[_quantpack_pb2.Scheme, _Mapping]] = ..., recipe: _Optional[_Union[_quantpack_pb2.Recipe, _Mapping]] = ..., search: _Optional[_Union[_quantpack_pb2.EcmSearch, _Mapping]] = ..., dataset: _Optional[str] = ..., num_samples: _Optional[int] = ..., num_questions: _Optional[int] = ...) -> None: ...
+
+class SweepJob(_message.Message):
+    __slots__ = ("model", "dataset", "settings", "search", "num_samples", "num_questions")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    NUM_QUESTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    dataset: str
+    settings: _containers.RepeatedCompositeFieldContainer[_quantpack_pb2.SweepSetting]
+    search: _quantpack_pb2.EcmSearch
+    num_samples: int
+    num_questions: int
+    def __init__(self, model: _Optional[str] = ..., dataset: _Optional[str] = ..., settings: _Optional[_Iterable[_Union[_quantpack_pb2.SweepSetting, _Mapping]]] = ..., search: _Optional[_Union[_quantpack_pb2.EcmSearch, _Mapping]] = ..., num_samples: _Optional[int] = ..., num_questions: _Optional[int] = ...) -> None: ...
 
 class PipelineJob(_message.Message):
     __slots__ = ("config_yaml",)

@@ -24,23 +24,57 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%vlmpress/quantpack/v1/quantpack.proto\x12\x15vlmpress.quantpack.v1\"@\n\x05\x42lock\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x12\n\ngroup_size\x18\x02 \x01(\r\x12\x14\n\x0cnum_channels\x18\x03 \x01(\r\"\xe1\x01\n\x06Scheme\x12\x0c\n\x04\x62its\x18\x01 \x01(\r\x12\x37\n\x0bgranularity\x18\x02 \x01(\x0e\x32\".vlmpress.quantpack.v1.Granularity\x12\x12\n\ngroup_size\x18\x03 \x01(\r\x12\x11\n\tsymmetric\x18\x04 \x01(\x08\x12\x10\n\x08num_rows\x18\x05 \x01(\r\x12,\n\x06\x62locks\x18\x06 \x03(\x0b\x32\x1c.vlmpress.quantpack.v1.Block\x12)\n\x04\x61xis\x18\x07 \x01(\x0e\x32\x1b.vlmpress.quantpack.v1.Axis\"\x8c\x01\n\x0eQuantizedModel\x12-\n\x06scheme\x18\x01 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.Scheme\x12\x11\n\tnum_codes\x18\x02 \x01(\x04\x12\x19\n\x11\x63ode_bytes_packed\x18\x03 \x01(\x04\x12\x1d\n\x15\x63ode_bytes_compressed\x18\x04 \x01(\x04\"\xca\x01\n\nPartReport\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x13\n\x0bnum_weights\x18\x02 \x01(\x04\x12\x19\n\x11\x63ode_bytes_packed\x18\x03 \x01(\x04\x12\x1d\n\x15\x63ode_bytes_compressed\x18\x04 \x01(\x04\x12\x10\n\x08\x63r_codes\x18\x05 \x01(\x01\x12\x17\n\x0f\x62its_per_weight\x18\x06 \x01(\x01\x12\x15\n\rbytes_on_disk\x18\x07 \x01(\x04\x12\x1d\n\x15\x65ntropy_bits_per_code\x18\x08 \x01(\x01*\x9d\x01\n\x0bGranularity\x12\x1b\n\x17GRANULARITY_UNSPECIFIED\x10\x00\x12\x16\n\x12GRANULARITY_TENSOR\x10\x01\x12\x17\n\x13GRANULARITY_CHANNEL\x10\x02\x12\x15\n\x11GRANULARITY_GROUP\x10\x03\x12\x14\n\x10GRANULARITY_ROWS\x10\x04\x12\x13\n\x0fGRANULARITY_AGQ\x10\x05*7\n\x04\x41xis\x12\x14\n\x10\x41XIS_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x41XIS_OUT\x10\x01\x12\x0b\n\x07\x41XIS_IN\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%vlmpress/quantpack/v1/quantpack.proto\x12\x15vlmpress.quantpack.v1\"@\n\x05\x42lock\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x12\n\ngroup_size\x18\x02 \x01(\r\x12\x14\n\x0cnum_channels\x18\x03 \x01(\r\"\xe1\x01\n\x06Scheme\x12\x0c\n\x04\x62its\x18\x01 \x01(\r\x12\x37\n\x0bgranularity\x18\x02 \x01(\x0e\x32\".vlmpress.quantpack.v1.Granularity\x12\x12\n\ngroup_size\x18\x03 \x01(\r\x12\x11\n\tsymmetric\x18\x04 \x01(\x08\x12\x10\n\x08num_rows\x18\x05 \x01(\r\x12,\n\x06\x62locks\x18\x06 \x03(\x0b\x32\x1c.vlmpress.quantpack.v1.Block\x12)\n\x04\x61xis\x18\x07 \x01(\x0e\x32\x1b.vlmpress.quantpack.v1.Axis\"\x05\n\x03Rtn\"j\n\x04Gptq\x12\x14\n\x07\x64\x61mping\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nblock_size\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x10\x61\x63tivation_order\x18\x03 \x01(\x08\x42\n\n\x08_dampingB\r\n\x0b_block_size\"S\n\x03\x41wq\x12\x17\n\nnum_ratios\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tnum_clips\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\r\n\x0b_num_ratiosB\x0c\n\n_num_clips\"+\n\x0bSmoothQuant\x12\x12\n\x05\x61lpha\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_alpha\"-\n\x03Mbq\x12\x17\n\nnum_ratios\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_num_ratios\"G\n\x03\x45\x63m\x12\r\n\x05\x61lpha\x18\x01 \x01(\x01\x12\x31\n\x08rounding\x18\x02 \x01(\x0e\x32\x1f.vlmpress.quantpack.v1.Rounding\"\xa6\x02\n\x06Method\x12)\n\x03rtn\x18\x01 \x01(\x0b\x32\x1a.vlmpress.quantpack.v1.RtnH\x00\x12+\n\x04gptq\x18\x02 \x01(\x0b\x32\x1b.vlmpress.quantpack.v1.GptqH\x00\x12)\n\x03\x61wq\x18\x03 \x01(\x0b\x32\x1a.vlmpress.quantpack.v1.AwqH\x00\x12\x39\n\x0bsmoothquant\x18\x04 \x01(\x0b\x32\".vlmpress.quantpack.v1.SmoothQuantH\x00\x12)\n\x03mbq\x18\x05 \x01(\x0b\x32\x1a.vlmpress.quantpack.v1.MbqH\x00\x12)\n\x03\x65\x63m\x18\x06 \x01(\x0b\x32\x1a.vlmpress.quantpack.v1.EcmH\x00\x42\x08\n\x06method\"j\n\nPartRecipe\x12-\n\x06scheme\x18\x01 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.Scheme\x12-\n\x06method\x18\x02 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.Method\"\x06\n\x04Keep\"x\n\nPartChoice\x12\x33\n\x06recipe\x18\x01 \x01(\x0b\x32!.vlmpress.quantpack.v1.PartRecipeH\x00\x12+\n\x04keep\x18\x02 \x01(\x0b\x32\x1b.vlmpress.quantpack.v1.KeepH\x00\x42\x08\n\x06\x63hoice\"\x99\x03\n\x06Recipe\x12\x32\n\x07\x64\x65\x66\x61ult\x18\x01 \x01(\x0b\x32!.vlmpress.quantpack.v1.PartRecipe\x12\x31\n\x06vision\x18\x02 \x01(\x0b\x32!.vlmpress.quantpack.v1.PartChoice\x12\x33\n\x08language\x18\x03 \x01(\x0b\x32!.vlmpress.quantpack.v1.PartChoice\x12\x30\n\x05other\x18\x04 \x01(\x0b\x32!.vlmpress.quantpack.v1.PartChoice\x12\x35\n\nembeddings\x18\x05 \x01(\x0e\x32!.vlmpress.quantpack.v1.Embeddings\x12;\n\x07tensors\x18\x06 \x03(\x0b\x32*.vlmpress.quantpack.v1.Recipe.TensorsEntry\x1aM\n\x0cTensorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.Scheme:\x02\x38\x01\"\xa6\x01\n\tEcmSearch\x12\x19\n\x11max_accuracy_drop\x18\x01 \x01(\x01\x12\x0c\n\x04\x62its\x18\x02 \x01(\r\x12\x12\n\ngroup_size\x18\x03 \x01(\r\x12)\n\x04\x61xis\x18\x04 \x01(\x0e\x32\x1b.vlmpress.quantpack.v1.Axis\x12\x31\n\x08rounding\x18\x05 \x01(\x0e\x32\x1f.vlmpress.quantpack.v1.Rounding\"Y\n\x0cSweepSetting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12-\n\x06recipe\x18\x03 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.Recipe\"\xbb\x01\n\x0eQuantizedModel\x12-\n\x06scheme\x18\x01 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.Scheme\x12\x11\n\tnum_codes\x18\x02 \x01(\x04\x12\x19\n\x11\x63ode_bytes_packed\x18\x03 \x01(\x04\x12\x1d\n\x15\x63ode_bytes_compressed\x18\x04 \x01(\x04\x12-\n\x06recipe\x18\x05 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.Recipe\"\xca\x01\n\nPartReport\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x13\n\x0bnum_weights\x18\x02 \x01(\x04\x12\x19\n\x11\x63ode_bytes_packed\x18\x03 \x01(\x04\x12\x1d\n\x15\x63ode_bytes_compressed\x18\x04 \x01(\x04\x12\x10\n\x08\x63r_codes\x18\x05 \x01(\x01\x12\x17\n\x0f\x62its_per_weight\x18\x06 \x01(\x01\x12\x15\n\rbytes_on_disk\x18\x07 \x01(\x04\x12\x1d\n\x15\x65ntropy_bits_per_code\x18\x08 \x01(\x01*\x9d\x01\n\x0bGranularity\x12\x1b\n\x17GRANULARITY_UNSPECIFIED\x10\x00\x12\x16\n\x12GRANULARITY_TENSOR\x10\x01\x12\x17\n\x13GRANULARITY_CHANNEL\x10\x02\x12\x15\n\x11GRANULARITY_GROUP\x10\x03\x12\x14\n\x10GRANULARITY_ROWS\x10\x04\x12\x13\n\x0fGRANULARITY_AGQ\x10\x05*7\n\x04\x41xis\x12\x14\n\x10\x41XIS_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x41XIS_OUT\x10\x01\x12\x0b\n\x07\x41XIS_IN\x10\x02*M\n\x08Rounding\x12\x18\n\x14ROUNDING_UNSPECIFIED\x10\x00\x12\x14\n\x10ROUNDING_NEAREST\x10\x01\x12\x11\n\rROUNDING_GPTQ\x10\x02*R\n\nEmbeddings\x12\x1a\n\x16\x45MBEDDINGS_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x45MBEDDINGS_KEEP\x10\x01\x12\x13\n\x0f\x45MBEDDINGS_INT4\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.quantpack.v1.quantpack_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GRANULARITY']._serialized_start=707
-  _globals['_GRANULARITY']._serialized_end=864
-  _globals['_AXIS']._serialized_start=866
-  _globals['_AXIS']._serialized_end=921
+  _globals['_RECIPE_TENSORSENTRY']._loaded_options = None
+  _globals['_RECIPE_TENSORSENTRY']._serialized_options = b'8\001'
+  _globals['_GRANULARITY']._serialized_start=2326
+  _globals['_GRANULARITY']._serialized_end=2483
+  _globals['_AXIS']._serialized_start=2485
+  _globals['_AXIS']._serialized_end=2540
+  _globals['_ROUNDING']._serialized_start=2542
+  _globals['_ROUNDING']._serialized_end=2619
+  _globals['_EMBEDDINGS']._serialized_start=2621
+  _globals['_EMBEDDINGS']._serialized_end=2703
   _globals['_BLOCK']._serialized_start=64
   _globals['_BLOCK']._serialized_end=128
   _globals['_SCHEME']._serialized_start=131
   _globals['_SCHEME']._serialized_end=356
-  _globals['_QUANTIZEDMODEL']._serialized_start=359
-  _globals['_QUANTIZEDMODEL']._serialized_end=499
-  _globals['_PARTREPORT']._serialized_start=502
-  _globals['_PARTREPORT']._serialized_end=704
+  _globals['_RTN']._serialized_start=358
+  _globals['_RTN']._serialized_end=363
+  _globals['_GPTQ']._serialized_start=365
+  _globals['_GPTQ']._serialized_end=471
+  _globals['_AWQ']._serialized_start=473
+  _globals['_AWQ']._serialized_end=556
+  _globals['_SMOOTHQUANT']._serialized_start=558
+  _globals['_SMOOTHQUANT']._serialized_end=601
+  _globals['_MBQ']._serialized_start=603
+  _globals['_MBQ']._serialized_end=648
+  _globals['_ECM']._serialized_start=650
+  _globals['_ECM']._serialized_end=721
+  _globals['_METHOD']._serialized_start=724
+  _globals['_METHOD']._serialized_end=1018
+  _globals['_PARTRECIPE']._serialized_start=1020
+  _globals['_PARTRECIPE']._serialized_end=1126
+  _globals['_KEEP']._serialized_start=1128
+  _globals['_KEEP']._serialized_end=1134
+  _globals['_PARTCHOICE']._serialized_start=1136
+  _globals['_PARTCHOICE']._serialized_end=1256
+  _globals['_RECIPE']._serialized_start=1259
+  _globals['_RECIPE']._serialized_end=1668
+  _globals['_RECIPE_TENSORSENTRY']._serialized_start=1591
+  _globals['_RECIPE_TENSORSENTRY']._serialized_end=1668
+  _globals['_ECMSEARCH']._serialized_start=1671
+  _globals['_ECMSEARCH']._serialized_end=1837
+  _globals['_SWEEPSETTING']._serialized_start=1839
+  _globals['_SWEEPSETTING']._serialized_end=1928
+  _globals['_QUANTIZEDMODEL']._serialized_start=1931
+  _globals['_QUANTIZEDMODEL']._serialized_end=2118
+  _globals['_PARTREPORT']._serialized_start=2121
+  _globals['_PARTREPORT']._serialized_end=2323
 # @@protoc_insertion_point(module_scope)
