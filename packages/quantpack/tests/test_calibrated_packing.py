@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from quantpack.methods.gptq import Gptq
 from quantpack.methods.mbq import Mbq
 from quantpack.wire import quantized_model_from_proto
 from vlmpress import artifact
+from vlmpress.artifact.v1 import artifact_pb2
 
 RECIPES = {
     "nearest": Recipe(default=PartRecipe(scheme=Scheme(granularity="agq", axis="in"))),
@@ -110,6 +112,21 @@ def test_a_record_and_a_picture_become_part_of_the_pack(llava: LlavaForCondition
         pack_model(model, quantization, tmp_path / "pack")
     with pytest.raises(SourceError, match="with a config"):
         pack_model(torch.nn.Linear(2, 2), quantization, tmp_path / "other")
+
+
+def test_what_a_pack_is_made_of_is_in_its_manifest(llava_dir: Path, tmp_path: Path) -> None:
+    with artifact.create(tmp_path / "source") as draft:
+        shutil.copytree(llava_dir, draft.path, dirs_exist_ok=True)
+        source = draft.commit(artifact_pb2.Model(model_type="llava"), producer=("test", "1"))
+    data = ("calibration", "0" * 64)
+    model = AutoModelForImageTextToText.from_pretrained(source.path, dtype=torch.bfloat16)
+    made = (
+        pack(source.path, tmp_path / "files", Scheme(), parents=[data]),
+        pack_model(model, quantize(model, Scheme()), tmp_path / "memory", like=source.path, parents=[data]),
+        pack(llava_dir, tmp_path / "plain", Scheme(), parents=[data]),
+    )
+    parents = [[(parent.role, parent.digest) for parent in each.manifest.parents] for each in made]
+    assert parents == [[("model", source.digest), data], [("model", source.digest), data], [data]]
 
 
 def test_progress_counts_every_tensor(llava_dir: Path, samples: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from quantpack.methods.nearest import Nearest
 from quantpack.methods.registry import METHODS
 from quantpack.methods.smoothquant import SmoothQuant
 from quantpack.search.options import EcmSearch
+from quantpack.sweeping import standard_settings
 from quantpack.wire import (
     ecm_search_from_proto,
     ecm_search_to_proto,
@@ -26,6 +27,8 @@ from quantpack.wire import (
     recipe_to_proto,
     scheme_from_proto,
     scheme_to_proto,
+    setting_from_proto,
+    setting_to_proto,
 )
 from vlmpress.quantpack.v1 import quantpack_pb2 as pb
 
@@ -193,6 +196,18 @@ def test_a_search_goes_as_the_paper_does() -> None:
     for part in parts.values():
         assert (part.max_drop, part.rounding) == (0.02, "gptq")
         assert (part.space.bits, part.space.group_size) == (3, 16)
+
+
+def test_setting_round_trip() -> None:
+    for setting in standard_settings():
+        assert setting_from_proto(setting_to_proto(setting)) == setting
+    message = setting_to_proto(standard_settings()[0])
+    message.ClearField("kind")
+    assert setting_from_proto(message).kind == message.name
+    with pytest.raises(SchemeError, match="setting 'a': recipe: expected a default"):
+        setting_from_proto(pb.SweepSetting(name="a"))
+    with pytest.raises(SchemeError, match="setting: expected a name"):
+        setting_from_proto(pb.SweepSetting(recipe=message.recipe))
 
 
 @pytest.mark.parametrize("recipe", [None, *RECIPES[1:3]], ids=str)

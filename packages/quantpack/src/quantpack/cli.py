@@ -10,10 +10,11 @@ import torch
 import typer
 
 from quantpack import shapes
-from quantpack.cli_options import Data, MethodName, method_of, open_model
+from quantpack.cli_options import Data, MethodName, method_of
 from quantpack.cli_tables import by_part, pack_table, shape_fields, shape_table, sweep_table
 from quantpack.errors import CorruptPackError, NotAPackError, OutputExistsError, QuantpackError
 from quantpack.inspecting import inspect as inspect_pack
+from quantpack.loading import open_model
 from quantpack.methods.ecm import Rounding
 from quantpack.packing import pack as pack_directory
 from quantpack.packing import pack_model

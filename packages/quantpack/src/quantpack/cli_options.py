@@ -1,21 +1,18 @@
-"""What the options of a command mean: recipes, calibration data, models."""
+"""What the options of a command mean: recipes, calibration data."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
-
 from quantpack.accuracy import answer_accuracy
 from quantpack.calibration.dataset import Question, as_samples, batches, read_questions
 from quantpack.calibration.sites import Method
-from quantpack.errors import SchemeError, SourceError
+from quantpack.errors import SchemeError
 from quantpack.methods.ecm import Ecm, Rounding
 from quantpack.methods.gptq import Gptq
 from quantpack.methods.nearest import Nearest
 from quantpack.methods.registry import METHODS
 from quantpack.search.ecm import Accuracy
-from vlmpress.artifact import import_model_code
 
 MethodName = Literal["rtn", "gptq", "awq", "smoothquant", "mbq", "ecm"]
 _BATCH_SIZE = 16
@@ -68,28 +65,3 @@ def method_of(name: MethodName, rounding: Rounding, alpha: float | None) -> Meth
     if name == "rtn":
         return Gptq() if rounding == "gptq" else Nearest()
     return METHODS[name]()
-
-
-def open_model(directory: Path) -> nn.Module:
-    """The model of a directory, in its own dtype.
-
-    Raises:
-        SourceError: There is none.
-    """
-    from transformers import AutoConfig
-    from transformers.utils.logging import disable_progress_bar
-
-    from quantpack.loading import model_class
-
-    if not (directory / "config.json").is_file():
-        raise SourceError(f"{directory}: expected a model directory, found no config.json")
-    import_model_code(directory)
-    disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        model: nn.Module = model_class(config, directory).from_pretrained(
-            directory, dtype="auto", local_files_only=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SourceError(f"{directory}: expected a model, got {error}") from error
-    return model

@@ -1,4 +1,4 @@
-"""A pack as a runnable model."""
+"""Packs, and the models they are made of, as runnable models."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantpack.errors import ModelMismatchError, NotAPackError, QuantpackError
+from quantpack.errors import ModelMismatchError, NotAPackError, QuantpackError, SourceError
 from quantpack.opening import open_pack
 from quantpack.packing import METHOD
 from vlmpress.artifact import import_model_code
@@ -46,6 +46,29 @@ def load(directory: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
         raise
     except (RuntimeError, ValueError) as error:
         raise ModelMismatchError(f"{directory}: expected a model to be made of it, got {error}") from error
+    return model
+
+
+def open_model(directory: Path) -> nn.Module:
+    """The model of an ordinary directory, in its own dtype: what is quantized in memory.
+
+    Raises:
+        SourceError: There is none.
+    """
+    from transformers import AutoConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    if not (directory / "config.json").is_file():
+        raise SourceError(f"{directory}: expected a model directory, found no config.json")
+    import_model_code(directory)
+    disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        model: nn.Module = model_class(config, directory).from_pretrained(
+            directory, dtype="auto", local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SourceError(f"{directory}: expected a model, got {error}") from error
     return model
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from quantpack.quantizing import Quantization, check_needs_no_calibration
 from quantpack.recipe import Recipe, as_recipe
 from quantpack.scheme import Scheme
 from quantpack.selection import is_embedding, is_linear_weight
-from quantpack.source import WEIGHTS, Source, open_source, other_files
+from quantpack.source import WEIGHTS, Source, open_source, other_files, parents_of
 from quantpack.totals import QuantizedModel
 from quantpack.wire import quantized_model_to_proto
 from vlmpress import artifact
@@ -41,6 +41,7 @@ def pack(
     scheme: Scheme | Recipe,
     calibration: Iterable[Sample] | None = None,
     on_progress: OnProgress | None = None,
+    parents: Sequence[tuple[str, str]] = (),
 ) -> Artifact:
     """Packs a model directory or a plain safetensors file into the artifact directory `out`.
 
@@ -54,6 +55,7 @@ def pack(
         scheme: How weights become codes, rounded to nearest; or a recipe.
         calibration: Keyword arguments of the model's forward, one dict for each sample or batch.
         on_progress: Called after each tensor.
+        parents: (role, digest) of artifacts it is made from besides `src`, such as the calibration data.
 
     Raises:
         OutputExistsError: `out` exists.
@@ -92,7 +94,7 @@ def pack(
             recipe,
             config=source.config,
             others=source.others,
-            parents=source.parents,
+            parents=(*source.parents, *parents),
             record={},
             pictures={},
         )
@@ -107,6 +109,7 @@ def pack_model(
     record: Mapping[str, Any] | None = None,
     pictures: Mapping[str, str] | None = None,
     on_progress: OnProgress | None = None,
+    parents: Sequence[tuple[str, str]] = (),
 ) -> Artifact:
     """Packs a transformers model that `quantize` or `search_ecm` has changed, under its own names.
 
@@ -114,14 +117,17 @@ def pack_model(
         model: Its config, and every tensor without codes, are stored as they are.
         quantization: Codes.
         out: Must not exist.
-        like: The directory it was loaded from: tokenizer, processor and templates are copied.
+        like: The directory it was loaded from: tokenizer, processor and templates are copied; an artifact
+            becomes the pack's parent.
         record: Stored in quantization.json beside the recipe: what a search tried and chose.
         pictures: SVG texts by file name.
         on_progress: Called after each tensor.
+        parents: (role, digest) of artifacts it is made from besides `like`.
 
     Raises:
         OutputExistsError: `out` exists.
         SourceError: The model has no config.
+        vlmpress.artifact.ArtifactFaultError: `like` is an artifact with a changed byte.
     """
     out = Path(out)
     _check_free(out)
@@ -154,6 +160,7 @@ def pack_model(
             quantization.recipe,
             config=fields,
             others={} if like is None else other_files(Path(like)),
+            parents=(*(() if like is None else parents_of(Path(like))), *parents),
             record=record or {},
             pictures=pictures or {},
         )

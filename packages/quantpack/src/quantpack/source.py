@@ -66,10 +66,14 @@ def open_source(path: Path) -> Source:
             raise SourceError(f"{file}: tensor {name} is in {files[name].name} as well")
         files.update(dict.fromkeys(found, file))
         shapes.update(found)
-    parents: tuple[tuple[str, str], ...] = ()
-    if (path / "manifest.json").exists() and (path / "manifest.sha256").exists():
-        parents = (("model", artifact.verify(path).digest),)
-    return Source(files=files, shapes=shapes, config=config, others=other_files(path), parents=parents)
+    return Source(files=files, shapes=shapes, config=config, others=other_files(path), parents=parents_of(path))
+
+
+def parents_of(directory: Path) -> tuple[tuple[str, str], ...]:
+    """("model", digest) of a directory that is an artifact, every byte checked; nothing of one that is none."""
+    if (directory / "manifest.json").exists() and (directory / "manifest.sha256").exists():
+        return (("model", artifact.verify(directory).digest),)
+    return ()
 
 
 def _weight_files(directory: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from quantpack.report import PartReport
 from quantpack.scheme import Axis, Block, Granularity, Scheme
 from quantpack.search.options import EcmSearch
 from quantpack.selection import PARTS, Part
+from quantpack.sweeping import Setting
 from quantpack.totals import QuantizedModel
 from vlmpress.quantpack.v1 import quantpack_pb2 as pb
 
@@ -162,6 +163,24 @@ def ecm_search_from_proto(message: pb.EcmSearch) -> EcmSearch:
         axis=_name(_AXES, message.axis, "search: axis", unspecified="out"),
         rounding=_name(_ROUNDINGS, message.rounding, "search: rounding", unspecified="nearest"),
     )
+
+
+def setting_to_proto(setting: Setting) -> pb.SweepSetting:
+    """The message of one setting of a sweep."""
+    return pb.SweepSetting(name=setting.name, kind=setting.kind, recipe=recipe_to_proto(setting.recipe))
+
+
+def setting_from_proto(message: pb.SweepSetting) -> Setting:
+    """The setting of a message.
+
+    Raises:
+        SchemeError: It has no name, or no such recipe exists; names the setting.
+    """
+    if not message.name:
+        raise SchemeError("setting: expected a name, got an empty string")
+    with _at(f"setting {message.name!r:.80}"):
+        recipe = recipe_from_proto(message.recipe)
+    return Setting(name=message.name, kind=message.kind or message.name, recipe=recipe)
 
 
 def quantized_model_to_proto(model: QuantizedModel) -> pb.QuantizedModel:

@@ -73,7 +73,12 @@ def test_more_accuracy_given_up_means_fewer_bytes(small: nn.Module, samples: lis
 def test_without_a_task_the_output_error_decides(small: nn.Module, samples: list[dict[str, torch.Tensor]]) -> None:
     parts = {"vision": PartSearch(space=SPACE, max_drop=0.05, alphas=(0.0, 0.3))}
     model = copy.deepcopy(small)
-    found = search_ecm(model, samples, None, parts)  # type: ignore[arg-type]
+    seen: list[tuple[int, int, str]] = []
+    found = search_ecm(model, samples, None, parts, lambda *call: seen.append(call))  # type: ignore[arg-type]
+    assert {total for _, total, _ in seen} == {12}
+    assert [done for done, *_ in seen] == sorted(done for done, *_ in seen)
+    assert all(note.startswith("vision: ") for *_, note in seen)
+    assert [note.split(":")[1] for *_, note in seen][-2:] == [" alpha 0", " alpha 0.3"]
     vision = found.parts["vision"]
     assert vision.agq.floor == pytest.approx(0.95)
     assert vision.agq.final.accuracy >= 0.95 > vision.agq.final.accuracy - 0.05

@@ -3,14 +3,16 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from quantpack.errors import CalibrationError
+from quantpack.errors import CalibrationError, MissingExtraError
 from vlmpress.data import Record, load_records
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 IGNORED = -100
 """Label of a token that is no answer."""
@@ -44,6 +46,7 @@ def read_questions(
     Raises:
         vlmpress.data.DataError: The file is no such dataset.
         CalibrationError: There is no question, no processor or no chat template, or an image cannot be read.
+        MissingExtraError: Pillow or jinja2 is not installed.
     """
     from transformers import AutoProcessor
 
@@ -84,6 +87,8 @@ def _question(record: Record, processor: Any) -> Question:
     try:
         prompt = processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
         whole = processor.apply_chat_template(answered, tokenize=False)
+    except ImportError as error:
+        raise _missing("jinja2") from error
     except (ValueError, AttributeError) as error:
         raise CalibrationError(f"record {record.id}: expected a processor with a chat template, got {error}") from error
     if not whole.startswith(prompt):
@@ -106,12 +111,22 @@ def _extended(name: str, value: Tensor, prompt_ids: Tensor, answer: Tensor) -> T
     return value
 
 
-def _image(path: Path) -> Image.Image:
+def _image(path: Path) -> "Image":
+    # Who only packs and loads does without.
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise _missing("pillow") from error
     try:
         with Image.open(path) as file:
             return file.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+    # What Pillow does not know and what is cut are OSErrors; what is too large to be an image is neither.
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise CalibrationError(f"{path}: expected a readable image, got {error}") from error
+
+
+def _missing(library: str) -> MissingExtraError:
+    return MissingExtraError(f"calibration data: expected {library}; pip install 'vlmpress-quantpack[calibration]'")
 
 
 def _is_per_token(question: Question, name: str) -> bool:

@@ -148,7 +148,7 @@ def search_ecm(
         accuracy: The caller's, for example of a task. None: one less the mean relative output error of
             the part's matrices on the calibration tokens.
         parts: By default `VISION` and `LANGUAGE`.
-        on_progress: Called after each evaluation of an AGQ search.
+        on_progress: Called after each trial with the matrices settled, all of them, and the part with what was tried.
 
     Raises:
         SearchError: A floor that not even fine groups hold, or a part without a matrix.
@@ -157,7 +157,8 @@ def search_ecm(
     samples = read_samples(calibration)
     wanted = {"vision": VISION, "language": LANGUAGE} if parts is None else dict(parts)
     full = accuracy(model) if accuracy is not None else 1.0
-    searched = [part for part in PARTS if part in wanted and schemes_of(model, _only(part, PartRecipe()))]
+    counts = {part: len(schemes_of(model, _only(part, PartRecipe()))) for part in PARTS if part in wanted}
+    searched = [part for part, count in counts.items() if count]
     if not searched:
         raise SearchError(f"ECM: expected linear layers in {', '.join(wanted)}, found none")
     tensors: dict[str, QuantizedTensor] = {}
@@ -169,13 +170,25 @@ def search_ecm(
     results: dict[Part, PartResult] = {}
     for part in searched:
         before = accuracy(model) if accuracy is not None else 1.0
-        results[part], made = _search_part(model, part, wanted[part], samples, accuracy, before, on_progress)
+        report = _part_progress(on_progress, part, counts)
+        results[part], made = _search_part(model, part, wanted[part], samples, accuracy, before, report)
         tensors |= made.tensors
         recipes[part] = made.recipe.parts[part]
         schemes |= made.recipe.tensors
     quantization = Quantization(tensors=tensors, recipe=Recipe(parts=recipes, tensors=schemes))
     after = min(result.chosen.accuracy for result in results.values()) if accuracy is None else accuracy(model)
     return EcmResult(quantization=quantization, full_accuracy=full, accuracy=after, parts=results)
+
+
+def _part_progress(on_progress: OnProgress | None, part: Part, counts: Mapping[Part, int]) -> OnProgress:
+    """Counts the matrices of a part after those of the parts before it."""
+    before = sum(count for each, count in counts.items() if PARTS.index(each) < PARTS.index(part))
+
+    def report(done: int, _total: int, note: str) -> None:
+        if on_progress is not None:
+            on_progress(before + done, sum(counts.values()), f"{part}: {note}")
+
+    return report
 
 
 def _search_part(
@@ -185,7 +198,7 @@ def _search_part(
     samples: list[Sample],
     accuracy: Accuracy | None,
     before: float,
-    on_progress: OnProgress | None,
+    on_progress: OnProgress,
 ) -> tuple[PartResult, Quantization]:
     """Leaves the part quantized as it was chosen."""
     start = search.space.schemes()[0]
@@ -207,6 +220,7 @@ def _search_part(
             with restored(model):
                 size = _total(quantize(model, recipe(alpha), samples).tensors.values())
                 found = accuracy(model)
+        on_progress(len(agq.schemes), len(agq.schemes), f"alpha {alpha:g}: CR {size.cr_codes:.3f} at {found:.4f}")
         scalings.append(
             Scaling(
                 alpha=alpha,
