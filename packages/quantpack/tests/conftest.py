@@ -4,14 +4,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from quantpack import Scheme, pack
 from vlmpress import artifact
 from vlmpress.artifact.v1 import artifact_pb2
 
 torch.set_num_threads(1)
+COLORS = ("red", "green", "blue", "white")
 
 
 def build_llava(num_layers: int = 4) -> LlavaForConditionalGeneration:
@@ -109,3 +120,48 @@ def reseal() -> Callable[[Path], None]:
         (directory / "manifest.sha256").write_text(f"{artifact.digest_bytes(data)}\n", encoding="ascii")
 
     return apply
+
+
+TEMPLATE = (
+    "{% for message in messages %}{{ '<user>' if message.role == 'user' else '<assistant>' }}"
+    "{% for part in message.content %}{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}"
+    "{{ '</s>' if message.role == 'assistant' }}{% endfor %}{{ '<assistant>' if add_generation_prompt }}"
+)
+
+
+@pytest.fixture(scope="session")
+def vqa_dir(llava: LlavaForConditionalGeneration, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory with a processor ("model"), and questions about images of one color ("vqa.jsonl")."""
+    directory = tmp_path_factory.mktemp("vqa")
+    words = ["<pad>", "<unk>", "</s>", "<image>", "<user>", "<assistant>", "which", "color", "is", "it", *COLORS]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.add_special_tokens(words[:6])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="</s>",
+        extra_special_tokens={"image_token": "<image>"},
+        chat_template=TEMPLATE,
+    )
+    images = CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
+    processor = LlavaProcessor(
+        image_processor=images,
+        tokenizer=fast,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    )
+    llava.save_pretrained(directory / "model")
+    processor.save_pretrained(directory / "model")
+    rows = []
+    for number in range(24):
+        color = COLORS[number % len(COLORS)]
+        Image.new("RGB", (20 + number, 30), color).save(directory / f"{number}.png")
+        split = "train" if number < 16 else "test"
+        rows.append({"split": split, "image": f"{number}.png", "question": "which color is it", "answer": color})
+    text = "\n".join(json.dumps(row) for row in rows)
+    (directory / "vqa.jsonl").write_text(text, encoding="utf-8")
+    return directory
