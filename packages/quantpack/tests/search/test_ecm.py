@@ -85,6 +85,16 @@ def test_without_a_task_the_output_error_decides(small: nn.Module, samples: list
     assert {part_of(name) for name in found.quantization.tensors} == {"vision", "language", "other"}
 
 
+def test_a_part_given_none_is_left_alone(small: nn.Module, samples: list[dict[str, torch.Tensor]]) -> None:
+    parts = {"vision": PartSearch(space=SPACE, max_drop=0.05), "language": None, "other": None}
+    model = copy.deepcopy(small)
+    found = search_ecm(model, samples, None, parts)  # type: ignore[arg-type]
+    assert {part_of(name) for name in found.quantization.tensors} == {"vision"}
+    assert found.quantization.recipe.parts["language"] is found.quantization.recipe.parts["other"] is None
+    before = dict(small.named_parameters())
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters() if part_of(name) == "language")
+
+
 def test_nothing_to_search_is_refused(samples: list[dict[str, torch.Tensor]]) -> None:
     with pytest.raises(SearchError, match="found none"):
         search_ecm(nn.LayerNorm(3), samples)

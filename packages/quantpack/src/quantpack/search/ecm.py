@@ -134,7 +134,7 @@ def search_ecm(
     model: nn.Module,
     calibration: Iterable[Sample],
     accuracy: Accuracy | None = None,
-    parts: Mapping[Part, PartSearch] | None = None,
+    parts: Mapping[Part, PartSearch | None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> EcmResult:
     """Quantizes a model in place as coarsely as its accuracy lets it be.
@@ -147,7 +147,7 @@ def search_ecm(
         calibration: Keyword arguments of its forward, one dict for each sample or batch.
         accuracy: The caller's, for example of a task. None: one less the mean relative output error of
             the part's matrices on the calibration tokens.
-        parts: By default `VISION` and `LANGUAGE`.
+        parts: By default `VISION` and `LANGUAGE`; None leaves a part as it is.
         on_progress: Called after each trial with the matrices settled, all of them, and the part with what was tried.
 
     Raises:
@@ -155,17 +155,19 @@ def search_ecm(
         CalibrationError: A sample does not fit; names it.
     """
     samples = read_samples(calibration)
-    wanted = {"vision": VISION, "language": LANGUAGE} if parts is None else dict(parts)
+    given: Mapping[Part, PartSearch | None] = {"vision": VISION, "language": LANGUAGE} if parts is None else parts
+    wanted = {part: search for part, search in given.items() if search is not None}
+    untouched = given.keys() - wanted.keys()
     full = accuracy(model) if accuracy is not None else 1.0
     counts = {part: len(schemes_of(model, _only(part, PartRecipe()))) for part in PARTS if part in wanted}
     searched = [part for part, count in counts.items() if count]
     if not searched:
         raise SearchError(f"ECM: expected linear layers in {', '.join(wanted)}, found none")
     tensors: dict[str, QuantizedTensor] = {}
-    rest = Recipe(parts=dict.fromkeys(searched))
+    rest = Recipe(parts=dict.fromkeys([*searched, *untouched]))
     if schemes_of(model, rest):
         tensors |= quantize(model, rest, samples).tensors
-    recipes: dict[Part, PartRecipe | None] = {}
+    recipes: dict[Part, PartRecipe | None] = dict.fromkeys(untouched)
     schemes: dict[str, Scheme] = {}
     results: dict[Part, PartResult] = {}
     for part in searched:

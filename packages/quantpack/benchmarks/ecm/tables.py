@@ -1,0 +1,231 @@
+"""Markdown tables of the measured cells."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from ecm.cells import Cells
+from ecm.fidelity import KINDS, WANTED
+
+from quantpack.shapes import saving
+
+Row = dict[str, Any]
+_NAMES = {
+    "tensor": "per tensor",
+    "channel": "per channel",
+    "group32": "group 32",
+    "awq": "AWQ",
+    "smoothquant": "SmoothQuant",
+    "mbq": "MBQ",
+    "gptq": "GPTQ",
+}
+
+
+def all_tables(cells: Cells) -> str:
+    parts = [_fidelity(cells), _shapes(cells)]
+    widths = sorted({fields["bits"] for fields, _ in cells.of("fixed")}, reverse=True)
+    parts += [_table_1(cells, bits) for bits in widths]
+    parts += [_table_2(cells, bits) for bits in widths if any(cells.of("whole", bits=bits))]
+    parts += [_table_4(cells, bits) for bits in widths if any(cells.of("search", bits=bits))]
+    files = sorted({(fields["file"], fields["bits"]) for fields, _ in cells.of("matrices")}, reverse=True)
+    parts += [_matrices(cells, file) for file in dict.fromkeys(file for file, _ in files)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def cr(row: Row, bits: int) -> float:
+    """Codes at their own bits over compressed codes."""
+    return row["weights"] * bits / 8 / row["compressed"]
+
+
+def bits_per_code(row: Row) -> float:
+    return 8 * row["compressed"] / row["weights"]
+
+
+def bits_per_weight(row: Row) -> float:
+    """Scales, zeros and block numbers included."""
+    return 8 * (row["compressed"] + row["side"]) / row["weights"]
+
+
+def spread(values: Iterable[float], digits: int) -> str:
+    """Mean and sample standard deviation."""
+    numbers = list(values)
+    if len(numbers) < 2:
+        return f"{numbers[0]:.{digits}f}" if numbers else "-"
+    return f"{fmean(numbers):.{digits}f} +- {stdev(numbers):.{digits}f}"
+
+
+def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"**{title}**", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _fidelity(cells: Cells) -> str:
+    rows = []
+    for name in WANTED:
+        row = [name]
+        for kind in KINDS:
+            for _, value in cells.of("gaussian", granularity=name, kind=kind):
+                off = value["cr"] / value["wanted"] - 1
+                row.append(f"{value['cr']:.3f} / {value['wanted']:.3f} ({off:+.1%}), H {value['over_entropy']:+.1%}")
+        rows.append(row)
+    title = "Gaussian 2048 x 2048: CR measured / wanted (off by), and compressed codes against their order-0 entropy H"
+    return _table(title, ("", *KINDS), rows)
+
+
+def _shapes(cells: Cells) -> str:
+    rows = [
+        [name, f"{row['saving']:.1%}", f"{row['wanted']:.1%}"]
+        for _, value in cells.of("shapes")
+        for name, row in value["rows"].items()
+    ]
+    title = "LLaVA-OneVision-0.5B: memory saved against the INT4 language model, from shapes and the printed CRs"
+    return _table(title, ("", "ours", "printed"), rows)
+
+
+def _described(rows: Sequence[Row], bits: int, full: Mapping[str, float], models: Sequence[str]) -> list[str]:
+    """CR, bits per code and per weight, accuracy and its drop, over the models."""
+    if not rows:
+        return ["-"] * 4
+    drops = [full[model] - row["accuracy"] for model, row in zip(models, rows, strict=True)]
+    return [
+        f"{fmean(cr(row, bits) for row in rows):.3f}",
+        f"{fmean(map(bits_per_code, rows)):.2f} / {fmean(map(bits_per_weight, rows)):.2f}",
+        spread([100 * row["accuracy"] for row in rows], 1),
+        spread([100 * drop for drop in drops], 1),
+    ]
+
+
+def _full(cells: Cells) -> dict[str, float]:
+    return {fields["model"]: value["accuracy"] for fields, value in cells.of("full")}
+
+
+def _rows_of(
+    cells: Cells, section: str, pick: Callable[[Row], Row | None], **wanted: object
+) -> tuple[list[Row], list[str], int]:
+    """A row of each model that has one, those models, and how many were refused."""
+    rows, models, refused = [], [], 0
+    for fields, value in cells.of(section, **wanted):
+        row = pick(value)
+        if row is None:
+            refused += 1
+        else:
+            rows.append(row)
+            models.append(fields["model"])
+    return rows, models, refused
+
+
+def _of_search(name: str) -> Callable[[Row], Row | None]:
+    return lambda value: value["rows"][name] if "rows" in value else None
+
+
+def _itself(value: Row) -> Row:
+    return value
+
+
+def _row(cells: Cells, label: str, bits: str, section: str, pick: Callable[[Row], Row | None], **wanted: object) -> Row:
+    rows, models, refused = _rows_of(cells, section, pick, bits=bits, **wanted)
+    note = f" ({refused} of {refused + len(rows)} refused)" if refused else ""
+    return {"cells": [f"{label}{note}", *_described(rows, int(bits), _full(cells), models)]}
+
+
+_HEAD = ("CR", "bits/code / with scales", "accuracy", "drop")
+
+
+def _table_1(cells: Cells, bits: str) -> str:
+    full = _full(cells)
+    lines = []
+    for part in ("language", "vision"):
+        rows = [
+            _row(cells, _NAMES[name], bits, "fixed", _itself, part=part, granularity=name)
+            for name in ("tensor", "channel", "group32")
+        ]
+        rows += [
+            _row(cells, _NAMES[name], bits, "method", _itself, part=part, method=name)
+            for name in ("awq", "smoothquant", "mbq", "gptq")
+        ]
+        kind = "scaled" if part == "vision" else "agq"
+        for axis in ("out", "in"):
+            where = {"part": part, "axis": axis, "kind": kind}
+            rows += [
+                _row(cells, f"ECM, axis {axis}{note}", bits, "search", _of_search(rounding), **where)
+                for rounding, note in (("nearest", ""), ("gptq", ", GPTQ rounding"))
+            ]
+        lines += [[part if number == 0 else "", *row["cells"]] for number, row in enumerate(rows)]
+    title = f"Table 1, INT{bits}: one part quantized; 16 bits: {spread([100 * each for each in full.values()], 1)}"
+    return _table(title, ("part", "method", *_HEAD), lines)
+
+
+def _table_4(cells: Cells, bits: str) -> str:
+    lines = []
+    for axis in ("out", "in"):
+        for part, kind, name, label in (
+            ("vision", "", "", "group 32"),
+            ("vision", "agq", "nearest", "+ AGQ"),
+            ("vision", "agq", "gptq", "+ AGQ, GPTQ rounding"),
+            ("vision", "scaled", "symmetric-nearest", "+ symmetric"),
+            ("vision", "scaled", "symmetric-gptq", "+ symmetric, GPTQ rounding"),
+            ("vision", "scaled", "nearest", "+ scaling"),
+            ("vision", "scaled", "gptq", "+ scaling, GPTQ rounding"),
+            ("language", "", "", "group 32"),
+            ("language", "agq", "nearest", "+ AGQ"),
+            ("language", "agq", "gptq", "+ AGQ, GPTQ rounding"),
+        ):
+            if not kind:
+                row = _row(cells, label, bits, "fixed", _itself, part=part, granularity="group32")
+            else:
+                row = _row(cells, label, bits, "search", _of_search(name), part=part, axis=axis, kind=kind)
+            lines.append([axis, part, *row["cells"]])
+    return _table(f"Table 4, INT{bits}: what each step of ECM does", ("axis", "part", "steps", *_HEAD), lines)
+
+
+def _table_2(cells: Cells, bits: str) -> str:
+    full = {fields["model"]: value for fields, value in cells.of("full")}
+    lines = []
+    labels = {"awq": "AWQ+C", "mbq": "MBQ+C", "ecm-out": "ECM, axis out", "ecm-in": "ECM, axis in"}
+    for method, label in labels.items():
+        found = list(cells.of("whole", bits=bits, method=method))
+        values = [(fields["model"], value) for fields, value in found if "accuracy" in value]
+        if not values:
+            lines.append([f"{label} (refused)" if found else label, *["-"] * 6])
+            continue
+        crs = {
+            part: [v["cr"][part] * int(bits) / 4 for _, v in values if part in v["cr"]]
+            for part in ("language", "vision")
+        }
+        counted = [saving(full[m]["counts"], v["cr"]["language"], v["cr"].get("vision")) for m, v in values]
+        real = [1 - v["weight_bytes"] / v["int4_language_bytes"] for _, v in values]
+        note = f" ({len(found) - len(values)} of {len(found)} refused)" if len(values) < len(found) else ""
+        lines.append(
+            [
+                f"{label}{note}",
+                *(f"{fmean(crs[part]):.3f}" if crs[part] else "-" for part in ("language", "vision")),
+                f"{fmean(counted):.1%}",
+                f"{fmean(real):.1%}",
+                spread([100 * v["accuracy"] for _, v in values], 1),
+                spread([100 * (full[m]["accuracy"] - v["accuracy"]) for m, v in values], 1),
+            ]
+        )
+    head = ("method", "LLM CR", "VE CR", "saved, as the paper counts", "saved, bytes on disk", "accuracy", "drop")
+    return _table(f"Table 2, INT{bits}: both parts", head, lines)
+
+
+def _matrices(cells: Cells, file: str) -> str:
+    rows: dict[tuple[str, str], dict[str, Row]] = {}
+    for fields, value in cells.of("matrices", file=file):
+        rows.setdefault((fields["granularity"], fields["method"]), {})[fields["bits"]] = value
+        about = f"{file}: {fields['matrices']} matrices, groups of {fields['group']}"
+    lines = []
+    for (granularity, method), by_bits in rows.items():
+        line = [granularity, method]
+        for bits in ("4", "3"):
+            row = by_bits.get(bits)
+            line += (
+                [f"{cr(row, int(bits)):.3f}", f"{bits_per_weight(row):.2f}", f"{row['error']:.4f}"]
+                if row
+                else ["-"] * 3
+            )
+            if bits == "4":
+                line.append(f"{row['over_entropy']:+.1%}" if row and "over_entropy" in row else "-")
+        lines.append(line)
+    head = ("granularity", "method", "INT4 CR", "bits/weight", "error", "H", "INT3 CR", "bits/weight", "error")
+    return _table(about, head, lines)
