@@ -1,7 +1,7 @@
 """ECM's numbers as ours: fidelity, Tables 1, 2 and 4, Figures 4 and 6, and real matrices. Every cell is kept.
 
     python benchmarks/bench_ecm.py --out results.json [--model DIR --model DIR ... --data FILE --images DIR]
-        [--weights DIR] [--bits 4 --bits 3 ...]
+        [--weights DIR] [--bits 4 --bits 3 ...] [--search-bits 2 ...]
     python benchmarks/bench_ecm.py --out results.json [--table] [--figures DIR --bits 2]
 
 A cell that the file has is not measured again, so a run can be stopped and started. Models come from
@@ -36,7 +36,7 @@ def main() -> None:
             subjects = [
                 open_subject(model, arguments.data, arguments.images, Path(folder)) for model in arguments.model
             ]
-            measure_tables(cells, subjects, arguments.bits)
+            measure_tables(cells, subjects, arguments.bits, arguments.search_bits)
 
 
 def _show(cells: Cells, arguments: argparse.Namespace) -> None:
@@ -58,10 +58,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="what image paths are relative to")
     parser.add_argument("--weights", type=Path, help="a folder of trained matrices in safetensors files")
     parser.add_argument("--bits", type=int, action="append", help="of codes; default 4, 3 and 2")
+    parser.add_argument("--search-bits", type=int, action="append", help="for Tables 2 and 4; default 2 and 4")
     parser.add_argument("--table", action="store_true", help="print Markdown tables and measure nothing")
     parser.add_argument("--figures", type=Path, help="draw Figures 4 and 6 at --bits here, measure nothing")
     arguments = parser.parse_args()
     arguments.bits = arguments.bits or [4, 3, 2]
+    arguments.search_bits = arguments.search_bits or [2, 4]
     if arguments.model and not arguments.data:
         parser.error("--model: expected --data as well")
     return arguments

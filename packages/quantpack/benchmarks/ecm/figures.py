@@ -44,10 +44,10 @@ def _paths(cells: Cells, model: str, bits: int) -> dict[str, list[Trial]]:
     return {
         f"AGQ search, axis {fields['axis']}": [
             Trial(changed=(), cr_codes=ratio * bits / 4, bits_per_weight=0.0, accuracy=tested, accepted=bool(accepted))
-            for ratio, _, tested, accepted in value["path"]
+            for (ratio, _, accepted), tested in zip(value["path"], value["tested"], strict=True)
         ]
         for fields, value in cells.of("search", model=model, bits=bits, part="language", kind="agq")
-        if "path" in value
+        if "tested" in value
     }
 
 

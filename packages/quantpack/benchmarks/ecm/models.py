@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from quantpack.inspecting import inspect
 from quantpack.methods.ecm import Ecm
 from quantpack.methods.registry import METHODS
 from quantpack.packing import pack_model
+from quantpack.quantizing import schemes_of
 from quantpack.scheme import Axis
 from quantpack.search.ecm import ALPHAS, PartResult
 from quantpack.search.sizing import CodeSize, size_of
@@ -37,30 +39,36 @@ FIXED: dict[str, Scheme] = {
 # As the paper ran them: SmoothQuant per tensor, the others in groups.
 RIVALS = {"awq": "group32", "smoothquant": "tensor", "mbq": "group32", "gptq": "group32"}
 AXES: tuple[Axis, ...] = ("out", "in")
+# Part and kind: the language model by AGQ alone, the vision encoder without zero points and with scaling as well.
+SEARCHES: tuple[tuple[Part, str], ...] = (("vision", "agq"), ("vision", "scaled"), ("language", "agq"))
 
 
-def measure_tables(cells: Cells, subjects: Sequence[Subject], table_bits: Sequence[int]) -> None:
-    """Table 1 and Figure 4, then Table 4, then Table 2."""
+def measure_tables(
+    cells: Cells, subjects: Sequence[Subject], table_bits: Sequence[int], search_bits: Sequence[int]
+) -> None:
+    """Table 1 and Figure 4, then Tables 4 and 2 for those bits that are searched."""
     for subject in subjects:
         cells.measure("full", partial(_full, subject), model=subject.name)
-    for bits in table_bits:
-        for subject in subjects:
-            for part in SEARCHED:
-                _table_1(cells, subject, bits, part)
-    for bits in table_bits:
-        for subject in subjects:
-            for axis in AXES:
-                for part, kind in (("vision", "agq"), ("vision", "scaled"), ("language", "agq")):
-                    make = partial(_search, subject, bits, part, axis, scaled=kind == "scaled")
-                    cells.measure("search", make, model=subject.name, bits=bits, part=part, axis=axis, kind=kind)
-    for bits in table_bits:
-        for subject in subjects:
-            for method in ("awq", "mbq"):
-                make = partial(_rival_whole, subject, bits, method)
-                cells.measure("whole", make, model=subject.name, bits=bits, method=method)
-            for axis in AXES:
-                make = partial(_ecm_whole, subject, bits, axis)
-                cells.measure("whole", make, model=subject.name, bits=bits, method=f"ecm-{axis}")
+    for bits, subject, part in product(table_bits, subjects, SEARCHED):
+        _table_1(cells, subject, bits, part)
+    for bits, subject in product(search_bits, subjects):
+        for axis in AXES:
+            for part, kind in SEARCHES:
+                # Figure 6 is of the first model.
+                watched = subject is subjects[0] and part == "language"
+                make = partial(_search, subject, bits, part, axis, scaled=kind == "scaled", watched=watched)
+                cells.measure("search", make, model=subject.name, bits=bits, part=part, axis=axis, kind=kind)
+            _ecm_row(cells, subject, bits, axis)
+        for method in ("awq", "mbq"):
+            make = partial(_rival_whole, subject, bits, method)
+            cells.measure("whole", make, model=subject.name, bits=bits, method=method)
+
+
+def _ecm_row(cells: Cells, subject: Subject, bits: int, axis: Axis) -> None:
+    """Table 2's ECM, which begins as the search of the vision encoder alone does."""
+    found = [value for _, value in cells.of("search", model=subject.name, bits=bits, axis=axis, kind="scaled")]
+    make = partial(_ecm_whole, subject, bits, axis, found[0])
+    cells.measure("whole", make, model=subject.name, bits=bits, method=f"ecm-{axis}")
 
 
 def _full(subject: Subject) -> dict[str, Any]:
@@ -95,23 +103,27 @@ def _alone(part: Part, recipe: PartRecipe) -> Recipe:
 
 
 def _part_search(subject: Subject, bits: int, part: Part, axis: Axis, *, scaled: bool) -> PartSearch:
-    """The floor is DROP below the worse of the model as it is and with the part in groups."""
+    """The floor is DROP below the worse of the model as it is and with the part in groups, where the search starts."""
     model = subject.fresh()
-    quantize(model, _alone(part, PartRecipe(scheme=Scheme(bits=bits, group_size=GROUP))))
-    lost = max(0.0, subject.search_accuracy(subject.model) - subject.search_accuracy(model))
     space = AgqSpace(bits=bits, axis=axis, symmetric=scaled, group_size=GROUP)
+    quantize(model, _alone(part, PartRecipe(scheme=space.schemes()[0])), subject.calibration)
+    lost = max(0.0, subject.search_accuracy(subject.model) - subject.search_accuracy(model))
     return PartSearch(space=space, max_drop=lost + DROP, alphas=ALPHAS if scaled else (0.0,))
 
 
-def _search(subject: Subject, bits: int, part: Part, axis: Axis, *, scaled: bool) -> dict[str, Any]:
-    """One part searched, the others left alone; the codes found once more with error feedback."""
+def _search(subject: Subject, bits: int, part: Part, axis: Axis, *, scaled: bool, watched: bool) -> dict[str, Any]:
+    """One part searched, the others left alone; the codes found once more with error feedback.
+
+    `watched` measures each trial on the test questions as well.
+    """
     search = _part_search(subject, bits, part, axis, scaled=scaled)
     model = subject.fresh()
     others = dict.fromkeys(PARTS) | {part: search}
     tested: list[float] = []
 
     def accuracy(changed: nn.Module) -> float:
-        tested.append(subject.row(changed, {})["accuracy"])
+        if watched:
+            tested.append(subject.row(changed, {})["accuracy"])
         return subject.search_accuracy(changed)
 
     try:
@@ -127,7 +139,13 @@ def _search(subject: Subject, bits: int, part: Part, axis: Axis, *, scaled: bool
                 recipe = _with_method(found.quantization.recipe, part, Ecm(alpha=alpha, rounding=rounding))
                 rows[f"{prefix}{rounding}"] = _fixed(subject, recipe)
     # The first two calls are for the model as it is.
-    return {"rows": rows, **_way(result, tested[2:])}
+    return {"rows": rows, "chosen": _chosen(result, search.space), **_way(result, tested[2:])}
+
+
+def _chosen(result: PartResult, space: AgqSpace) -> list[int]:
+    """The number of each matrix's layout among those of the space, in order of the matrices' names."""
+    layouts = space.schemes()
+    return [layouts.index(result.agq.schemes[name]) for name in sorted(result.agq.schemes)]
 
 
 def _with_method(recipe: Recipe, part: Part, method: Method) -> Recipe:
@@ -137,14 +155,15 @@ def _with_method(recipe: Recipe, part: Part, method: Method) -> Recipe:
 
 
 def _way(result: PartResult, tested: Sequence[float]) -> dict[str, Any]:
-    """Every trial as [CR, accuracy searched, accuracy tested, accepted], every exponent with its own number first."""
+    """Trials as [CR, accuracy, accepted] and, where they were watched, the tested accuracies; exponents alike."""
     trials = result.agq.trials
-    seen = [[t.cr_codes, t.accuracy, test, int(t.accepted)] for t, test in zip(trials, tested, strict=False)]
-    scalings = [
-        [s.alpha, s.cr_codes, s.accuracy, test, int(s.accepted)]
-        for s, test in zip(result.scalings, tested[len(trials) :], strict=False)
-    ]
-    return {"floor": result.agq.floor, "alpha": result.chosen.alpha, "path": seen, "scalings": scalings}
+    way = {
+        "floor": result.agq.floor,
+        "path": [[trial.cr_codes, trial.accuracy, int(trial.accepted)] for trial in trials],
+        "alpha": result.chosen.alpha,
+        "scalings": [[each.alpha, each.cr_codes, each.accuracy, int(each.accepted)] for each in result.scalings],
+    }
+    return {**way, "tested": list(tested[: len(trials)])} if tested else way
 
 
 def _rival_whole(subject: Subject, bits: int, method: str) -> dict[str, Any]:
@@ -157,19 +176,30 @@ def _rival_whole(subject: Subject, bits: int, method: str) -> dict[str, Any]:
     return _measured_whole(subject, model, quantize(model, Recipe(parts=parts), subject.calibration))
 
 
-def _ecm_whole(subject: Subject, bits: int, axis: Axis) -> dict[str, Any]:
-    parts: dict[Part, PartSearch | None] = {
-        "vision": _part_search(subject, bits, "vision", axis, scaled=True),
-        "language": _part_search(subject, bits, "language", axis, scaled=False),
-        "other": None,
-    }
+def _ecm_whole(subject: Subject, bits: int, axis: Axis, found: dict[str, Any]) -> dict[str, Any]:
+    """The vision encoder as its search left it, then the language model on what that gives it, as `search_ecm` goes."""
+    if "rows" not in found:
+        return found
     model = subject.fresh()
+    vision = _found_recipe(subject, bits, axis, found)
+    tensors = dict(quantize(model, vision, subject.calibration).tensors)
+    search = _part_search(subject, bits, "language", axis, scaled=False)
+    parts: dict[Part, PartSearch | None] = {"vision": None, "language": search, "other": None}
     try:
-        found = search_ecm(model, subject.calibration, subject.search_accuracy, parts)
+        language = search_ecm(model, subject.calibration, subject.search_accuracy, parts)
     except SearchError as error:
         return {"refused": str(error)}
-    measured = _measured_whole(subject, model, found.quantization)
-    return {**measured, "alpha": found.parts["vision"].chosen.alpha, "search_accuracy": found.accuracy}
+    tensors |= language.quantization.tensors
+    quantization = replace(language.quantization, tensors=tensors)
+    return {**_measured_whole(subject, model, quantization), "search_accuracy": language.accuracy}
+
+
+def _found_recipe(subject: Subject, bits: int, axis: Axis, found: dict[str, Any]) -> Recipe:
+    """What a cell says that the scaled search of the vision encoder chose."""
+    layouts = AgqSpace(bits=bits, axis=axis, symmetric=True, group_size=GROUP).schemes()
+    recipe = _alone("vision", PartRecipe(scheme=layouts[0], method=Ecm(alpha=found["alpha"])))
+    names = sorted(schemes_of(subject.model, recipe))
+    return replace(recipe, tensors={name: layouts[number] for name, number in zip(names, found["chosen"], strict=True)})
 
 
 def _measured_whole(subject: Subject, model: nn.Module, quantization: Quantization) -> dict[str, Any]:
