@@ -1,4 +1,5 @@
 import io
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,10 @@ from vlmpress.artifact import Artifact
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress_services.server import Server, ServerConfig
 from vlmpress_services.store import LocalStore
+
+# For the workers that tests start, as tox sets it: at this size a second thread only takes time from the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 PRODUCER = ("vlmpress-services", "0.1.0")
 
@@ -92,6 +97,31 @@ def add_model(store: LocalStore, tiny_llava_directory: Path) -> Callable[..., Ar
             shutil.copytree(tiny_llava_directory, draft.path, dirs_exist_ok=True)
             (draft.path / "note.txt").write_text(note)
             return draft.commit(artifact_pb2.Model(model_type="llava"), producer=PRODUCER)
+
+    return add
+
+
+@pytest.fixture
+def add_dataset(store: LocalStore) -> Callable[..., Artifact]:
+    """Commits questions the tiny models have words for, each about an image of its own, as the main job does."""
+    from PIL import Image
+
+    from vlmpress.data import Record, Turn, write_records
+    from vlmpress.dataset.v1 import dataset_pb2
+
+    def add(num_train: int = 6, num_test: int = 3) -> Artifact:
+        with store.draft() as draft:
+            images = draft.path / "images"
+            images.mkdir()
+            records = []
+            for number in range(num_train + num_test):
+                name = images / f"{number}.png"
+                Image.new("RGB", (40, 30), (40 * number % 256, 90, 200)).save(name)
+                turn = Turn("what color is the shape ?", "red") if number % 2 else Turn("is it a circle ?", "yes")
+                records.append(Record(str(number), name, (turn,), "train" if number < num_train else "test"))
+            write_records(draft.path / "records.jsonl", records, images)
+            spec = dataset_pb2.Dataset(name="tiny", num_train=num_train, num_test=num_test)
+            return draft.commit(spec, producer=PRODUCER)
 
     return add
 

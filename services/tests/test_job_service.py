@@ -4,6 +4,9 @@ from typing import Any
 import grpc
 import pytest
 
+from quantpack import PartRecipe, Recipe, Scheme
+from quantpack.methods.gptq import Gptq
+from quantpack.wire import recipe_to_proto, scheme_to_proto
 from vlmpress.job.v1 import job_pb2
 from vlmpress.job.v1 import job_service_pb2 as pb
 from vlmpress.job.v1.job_service_pb2_grpc import JobServiceStub
@@ -54,6 +57,102 @@ async def test_a_job_that_cannot_be_done_says_why(serving: Any, add_model: Any) 
         last = (await ended(stub, (await stub.CreateJob(request)).job.job_id))[-1]
     assert last.state == job_pb2.JOB_STATE_FAILED
     assert last.message == "bits: expected 2 to 4, got 5"
+
+
+async def test_a_sweep_job_puts_a_report_into_the_store(
+    serving: Any, store: Any, add_model: Any, add_dataset: Any, refusal: Any
+) -> None:
+    model, dataset = add_model().digest, add_dataset().digest
+    scheme = scheme_to_proto(Scheme(granularity="rows", symmetric=True))
+    part = quantpack_pb2.PartRecipe(scheme=scheme, method=quantpack_pb2.Method(gptq=quantpack_pb2.Gptq()))
+    recipe = quantpack_pb2.Recipe(default=part, other=quantpack_pb2.PartChoice(keep=quantpack_pb2.Keep()))
+    search = quantpack_pb2.EcmSearch(max_accuracy_drop=0.5, group_size=16)
+    setting = quantpack_pb2.SweepSetting(name="2 rows", recipe=recipe)
+    sweep = job_pb2.SweepJob(model=model, dataset=dataset, settings=[setting], search=search, num_questions=2)
+    async with serving("job") as channel:
+        stub = JobServiceStub(channel)
+        request = pb.CreateJobRequest(request_id="a", spec=job_pb2.JobSpec(sweep=sweep))
+        seen = await ended(stub, (await stub.CreateJob(request)).job.job_id)
+        assert seen[-1].state == job_pb2.JOB_STATE_SUCCEEDED, seen[-1].message
+        assert [each.progress for each in seen] == sorted(each.progress for each in seen)
+        report = store.verify(seen[-1].result)
+        assert {file.path for file in report.manifest.files} == {"sweep.json", "sweep.svg"}
+        for spec, code in (
+            (job_pb2.PackJob(model=model, recipe=recipe, dataset="none"), grpc.StatusCode.NOT_FOUND),
+            (job_pb2.PackJob(model=model, recipe=recipe, dataset=model), grpc.StatusCode.INVALID_ARGUMENT),
+            (job_pb2.PackJob(model=model, search=search), grpc.StatusCode.INVALID_ARGUMENT),
+            (job_pb2.PackJob(model=model), grpc.StatusCode.INVALID_ARGUMENT),
+        ):
+            call = stub.CreateJob(pb.CreateJobRequest(request_id="bad", spec=job_pb2.JobSpec(pack=spec)))
+            assert (await refusal(call))[0] is code
+
+
+async def test_a_cancelled_search_leaves_nothing(serving: Any, store: Any, add_model: Any, add_dataset: Any) -> None:
+    search = quantpack_pb2.EcmSearch(max_accuracy_drop=1, group_size=8)
+    job = job_pb2.PackJob(model=add_model().digest, search=search, dataset=add_dataset(100, 1).digest)
+    async with serving("job") as channel:
+        stub = JobServiceStub(channel)
+        request = pb.CreateJobRequest(request_id="a", spec=job_pb2.JobSpec(pack=job))
+        job_id = (await stub.CreateJob(request)).job.job_id
+        watch = aiter(stub.WatchJob(pb.WatchJobRequest(job_id=job_id), timeout=60))
+        while not (seen := (await anext(watch)).job).message.startswith("trial "):
+            assert seen.state in (job_pb2.JOB_STATE_PENDING, job_pb2.JOB_STATE_RUNNING), seen.message
+        assert (await stub.CancelJob(pb.CancelJobRequest(job_id=job_id))).job.state == job_pb2.JOB_STATE_CANCELLED
+        assert [response.job.state async for response in watch][-1:] == [job_pb2.JOB_STATE_CANCELLED]
+        table, gone = JobTable(store.root), False
+        while not gone:
+            await asyncio.sleep(0.05)
+            with table.owned(job_id) as gone:
+                pass
+    assert not store.list("quantized_model")
+    assert not [folder for folder in (store.root / "incoming").glob("*") if any(folder.iterdir())]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe(default=PartRecipe(method=Gptq())), "method gptq: expected calibration data, got none"),
+        (None, "recipe: default: scheme: granularity: expected one of"),
+    ],
+    ids=["no calibration", "no scheme"],
+)
+def test_a_recipe_that_does_not_fit_fails_with_one_line(
+    store: Any, add_model: Any, recipe: Recipe | None, message: str
+) -> None:
+    sent = quantpack_pb2.Recipe(default=quantpack_pb2.PartRecipe()) if recipe is None else recipe_to_proto(recipe)
+    table = JobTable(store.root)
+    spec = job_pb2.JobSpec(pack=job_pb2.PackJob(model=add_model().digest, recipe=sent))
+    job = table.create("a", spec)
+    work(table, store, job.job_id)
+    last = table.get(job.job_id)
+    assert last.state == job_pb2.JOB_STATE_FAILED
+    assert last.message.startswith(message)
+
+
+def test_a_dataset_that_does_not_fit_fails_with_one_line(store: Any, add_model: Any) -> None:
+    from vlmpress.dataset.v1 import dataset_pb2
+
+    def job_on(records: str, image: bytes) -> str:
+        with store.draft() as draft:
+            (draft.path / "images").mkdir()
+            (draft.path / "images" / "0.png").write_bytes(image)
+            (draft.path / "records.jsonl").write_text(records)
+            dataset = draft.commit(dataset_pb2.Dataset(name="bad"), producer=("test", "0")).digest
+        table = JobTable(store.root)
+        spec = job_pb2.PackJob(model=add_model().digest, scheme=SCHEME, dataset=dataset)
+        job = table.create(dataset, job_pb2.JobSpec(pack=spec))
+        work(table, store, job.job_id)
+        last = table.get(job.job_id)
+        assert last.state == job_pb2.JOB_STATE_FAILED
+        assert str(store.root) not in last.message
+        assert "\n" not in last.message
+        return str(last.message)
+
+    record = '{"split": "train", "image": "0.png", "question": "is it red ?", "answer": "yes"}'
+    assert "expected a readable image" in job_on(record, b"no image")
+    assert "line 1: expected a JSON object" in job_on("{", b"")
+    assert "expected a file, got none at store/" in job_on(record.replace("0.png", "1.png"), b"")
+    assert "expected at least one record of split train" in job_on(record.replace("train", "test"), b"")
 
 
 async def test_bad_requests_are_refused(serving: Any, add_log: Any, refusal: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from quantpack import Scheme, inspect, pack
+from quantpack.wire import part_report_from_proto
 from stagetrain import plan_schedule
 from tokenreduce import ReductionPolicy, plan
 from tokenreduce.wire import features_to_proto, plans_from_proto, policy_to_proto
@@ -36,7 +37,11 @@ async def test_quantpack_inspects_and_verifies(serving: Any, store: Any, packed:
         response = await stub.Inspect(quantpack_service_pb2.InspectRequest(artifact=packed.digest))
         assert response.scheme.group_size == 16
         assert [part.part for part in response.parts] == ["vision", "language", "other", "total"]
-        assert [part.bytes_on_disk for part in response.parts] == [part.bytes_on_disk for part in expected]
+        assert [part_report_from_proto(part) for part in response.parts] == expected
+        total = response.parts[-1]
+        assert 3 < total.entropy_bits_per_code < 4
+        # No coder that takes codes one by one is shorter than their entropy.
+        assert total.code_bytes_compressed * 8 >= total.entropy_bits_per_code * total.num_weights
         request = quantpack_service_pb2.VerifyRequest(artifact=packed.digest)
         assert (await stub.Verify(request)).ok
         weights = packed.path / "model.safetensors"

@@ -1,16 +1,13 @@
 """What each kind of job does."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from vlmpress.artifact import digest_bytes
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
-from vlmpress_services.incoming import incoming_folder
+from vlmpress_services.job_progress import OnProgress
+from vlmpress_services.quantpack_jobs import check_pack, check_sweep, do_pack, do_sweep
 from vlmpress_services.store import LocalStore
-
-OnProgress = Callable[[float, str], None]
-MODEL_KINDS = ("model", "edge_model")
 
 
 def check_spec(spec: pb.JobSpec, store: LocalStore) -> None:
@@ -18,15 +15,13 @@ def check_spec(spec: pb.JobSpec, store: LocalStore) -> None:
 
     Raises:
         InvalidRequestError: No work is set, or one of its fields cannot be right.
-        NotFoundError: The model is not in the store.
+        NotFoundError: The model or the dataset is not in the store.
     """
     kind = spec.WhichOneof("work")
     if kind == "pack":
-        artifact = store.resolve(spec.pack.model)
-        if artifact.manifest.kind not in MODEL_KINDS:
-            raise InvalidRequestError(
-                f"artifact {artifact.digest}: expected a kind of {', '.join(MODEL_KINDS)}, got {artifact.manifest.kind}"
-            )
+        check_pack(spec.pack, store)
+    elif kind == "sweep":
+        check_sweep(spec.sweep, store)
     elif kind == "pipeline":
         if not spec.pipeline.config_yaml.strip():
             raise InvalidRequestError("config_yaml: expected a configuration, got an empty string")
@@ -36,29 +31,12 @@ def check_spec(spec: pb.JobSpec, store: LocalStore) -> None:
 
 def do_work(spec: pb.JobSpec, store: LocalStore, on_progress: OnProgress) -> str:
     """Does a job's work and gives the digest of its result."""
-    if spec.WhichOneof("work") == "pack":
-        return _pack(spec.pack, store, on_progress)
+    kind = spec.WhichOneof("work")
+    if kind == "pack":
+        return do_pack(spec.pack, store, on_progress)
+    if kind == "sweep":
+        return do_sweep(spec.sweep, store, on_progress)
     return _pipeline(spec.pipeline, store, on_progress)
-
-
-def _pack(job: pb.PackJob, store: LocalStore, on_progress: OnProgress) -> str:
-    try:
-        from quantpack import pack
-        from quantpack.wire import scheme_from_proto
-    except ImportError as error:
-        raise ExtraMissingError(
-            "pack: package not installed; pip install 'vlmpress-services[quantpack]' on the server"
-        ) from error
-    model = store.verify(job.model)
-    scheme = scheme_from_proto(job.scheme)
-    with incoming_folder(store.root / "incoming") as folder:
-        made = pack(
-            model.path,
-            folder / "artifact",
-            scheme,
-            on_progress=lambda done, total, note: on_progress(done / max(total, 1), note),
-        )
-        return store.publish(made).digest
 
 
 def _pipeline(job: pb.PipelineJob, store: LocalStore, on_progress: OnProgress) -> str:

@@ -12,7 +12,8 @@ from vlmpress.artifact import ArtifactError
 from vlmpress.cli import UserError
 from vlmpress.data import DataError
 from vlmpress_services.errors import INTERNAL_TEXT, PackageError, ServicesError
-from vlmpress_services.job_work import OnProgress, do_work
+from vlmpress_services.job_progress import OnProgress
+from vlmpress_services.job_work import do_work
 from vlmpress_services.jobs import JobTable
 from vlmpress_services.serving import call_at_stdin_end, claim_stdout
 from vlmpress_services.store import LocalStore

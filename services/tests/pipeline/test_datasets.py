@@ -4,8 +4,9 @@ import pytest
 from PIL import Image
 
 from vlmpress.data import DataError
+from vlmpress_services.datasets import read_evaluation, read_split
 from vlmpress_services.pipeline.config import DataConfig
-from vlmpress_services.pipeline.datasets import make_dataset, read_evaluation, read_split
+from vlmpress_services.pipeline.datasets import make_dataset
 from vlmpress_services.pipeline.stepping import Stepper
 
 

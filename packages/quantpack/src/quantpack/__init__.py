@@ -26,6 +26,8 @@ from quantpack.report import PartReport
 from quantpack.scheme import Axis, Block, Granularity, Scheme
 from quantpack.search.candidates import AgqSpace
 from quantpack.search.ecm import EcmResult, PartSearch, search_ecm
+from quantpack.search.options import EcmSearch
+from quantpack.sweeping import Setting, Sweep, standard_settings, sweep
 from quantpack.totals import QuantizedModel
 from quantpack.unpacking import read_tensors, unpack
 from quantpack.verifying import verify
@@ -37,6 +39,7 @@ __all__ = [
     "CalibrationError",
     "CorruptPackError",
     "EcmResult",
+    "EcmSearch",
     "Granularity",
     "MissingExtraError",
     "ModelMismatchError",
@@ -55,7 +58,9 @@ __all__ = [
     "Scheme",
     "SchemeError",
     "SearchError",
+    "Setting",
     "SourceError",
+    "Sweep",
     "WeightError",
     "dequantize",
     "export_compressed_tensors",
@@ -67,6 +72,8 @@ __all__ = [
     "quantize_tensor",
     "read_tensors",
     "search_ecm",
+    "standard_settings",
+    "sweep",
     "unpack",
     "verify",
 ]

@@ -30,6 +30,14 @@ def test_shows_every_name_and_is_the_same_each_time() -> None:
     assert ElementTree.fromstring(trade_off_svg([], {}, None)) is not None
 
 
+def test_a_name_is_no_formula() -> None:
+    pytest.importorskip("matplotlib")
+    name = r"$\no$ & <b>"
+    point = Point(name=name, kind=name, cr_codes=1.1, bits_per_weight=3.8, accuracy=0.9)
+    texts = [element.text for element in ElementTree.fromstring(trade_off_svg([point], {}, None)).iter()]
+    assert texts.count(name) == 2
+
+
 def test_says_which_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 

@@ -8,22 +8,11 @@ from pathlib import Path
 
 from vlmpress.data import DataError, QuestionPrior, Record, load_records, split_records, write_records
 from vlmpress.dataset.v1 import dataset_pb2
+from vlmpress_services.datasets import EVALUATION, IMAGES, RECORDS
 from vlmpress_services.pipeline.config import DataConfig
 from vlmpress_services.pipeline.runners import OnProgress
 from vlmpress_services.pipeline.shapes import draw_records
 from vlmpress_services.pipeline.stepping import Outcome, Work
-
-RECORDS, EVALUATION, IMAGES = "records.jsonl", "evaluation.jsonl", "images"
-
-
-def read_split(path: Path, split: str) -> list[Record]:
-    """The "train" or "test" records of a dataset artifact's directory."""
-    return [record for record in load_records(path / RECORDS, path / IMAGES) if record.split == split]
-
-
-def read_evaluation(path: Path) -> list[Record]:
-    """The test questions that are evaluated, one turn each, of a dataset artifact's directory."""
-    return load_records(path / EVALUATION, path / IMAGES)
 
 
 def make_dataset(config: DataConfig, seed: int, work: Work) -> Outcome:

@@ -10,8 +10,8 @@ from stagetrain import ConversationCollator, ImageGroups, StepBatches
 from verbdistill import DistillConfig, distill
 from verbdistill.wire import DistillationSpec, distillation_to_proto
 from vlmpress.artifact import Artifact, read
+from vlmpress_services.datasets import read_split
 from vlmpress_services.pipeline.config import DistillStep, TrainStep
-from vlmpress_services.pipeline.datasets import read_split
 from vlmpress_services.pipeline.runners import OnProgress, Runner
 from vlmpress_services.pipeline.stepping import Outcome, Work
 from vlmpress_services.pipeline.training import SHAPE, fresh_llava, model_spec

@@ -11,7 +11,7 @@ from vlmpress.artifact import Artifact
 from vlmpress.data import question_type
 from vlmpress.evaluation.v1 import evaluation_pb2
 from vlmpress_services.client import EdgeVlmClient, EvaluationClient
-from vlmpress_services.pipeline.datasets import read_evaluation
+from vlmpress_services.datasets import read_evaluation
 from vlmpress_services.pipeline.runners import Runner
 from vlmpress_services.pipeline.stepping import Outcome, Work
 from vlmpress_services.scoring import Prediction, Score

@@ -16,8 +16,8 @@ from tokenreduce.wire import policy_from_proto, policy_to_proto
 from vlmpress.artifact import Artifact, write_policy
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.data import Record
+from vlmpress_services.datasets import read_split
 from vlmpress_services.pipeline.config import EdgeStep, ReductionStep, TowerStep, TrainStep
-from vlmpress_services.pipeline.datasets import read_split
 from vlmpress_services.pipeline.stepping import Outcome, Work
 from vlmpress_services.pipeline.tiny_models import TinyShape, build_llava, build_processor, build_tower
 from vlmpress_services.pipeline.tower import attribute_task, pretrain_tower

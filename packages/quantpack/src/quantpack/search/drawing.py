@@ -51,11 +51,10 @@ def trade_off_svg(points: Sequence[Point], paths: dict[str, Sequence[Trial]], fu
     for number, kind in enumerate(dict.fromkeys(point.kind for point in points)):
         chosen = [point for point in points if point.kind == kind]
         values = ([point.cr_codes for point in chosen], [point.accuracy for point in chosen])
-        axes.scatter(*values, label=kind, marker=_MARKERS[number % len(_MARKERS)], zorder=3)
+        axes.scatter(*values, label=_plain(kind), marker=_MARKERS[number % len(_MARKERS)], zorder=3)
         for point in chosen:
-            axes.annotate(
-                point.name, (point.cr_codes, point.accuracy), fontsize=6, xytext=(3, 3), textcoords="offset points"
-            )
+            place = (point.cr_codes, point.accuracy)
+            axes.annotate(_plain(point.name), place, fontsize=6, xytext=(3, 3), textcoords="offset points")
     for name, trials in paths.items():
         kept = [trial for trial in trials if trial.accepted]
         refused = [trial for trial in trials if not trial.accepted]
@@ -78,3 +77,8 @@ def trade_off_svg(points: Sequence[Point], paths: dict[str, Sequence[Trial]], fu
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def _plain(text: str) -> str:
+    """Two dollars would make a formula of what is between them, and an error of what is none."""
+    return text.replace("$", r"\$")

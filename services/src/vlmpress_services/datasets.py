@@ -1,0 +1,17 @@
+"""What is where in a dataset artifact."""
+
+from pathlib import Path
+
+from vlmpress.data import Record, load_records
+
+RECORDS, EVALUATION, IMAGES = "records.jsonl", "evaluation.jsonl", "images"
+
+
+def read_split(path: Path, split: str) -> list[Record]:
+    """The "train" or "test" records of a dataset artifact's directory."""
+    return [record for record in load_records(path / RECORDS, path / IMAGES) if record.split == split]
+
+
+def read_evaluation(path: Path) -> list[Record]:
+    """The test questions that are evaluated, one turn each, of a dataset artifact's directory."""
+    return load_records(path / EVALUATION, path / IMAGES)
