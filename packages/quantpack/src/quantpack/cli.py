@@ -14,8 +14,8 @@ from quantpack.cli_options import Data, MethodName, method_of
 from quantpack.cli_tables import by_part, pack_table, shape_fields, shape_table, sweep_table
 from quantpack.errors import CorruptPackError, NotAPackError, OutputExistsError, QuantpackError
 from quantpack.inspecting import inspect as inspect_pack
-from quantpack.loading import open_model
 from quantpack.methods.ecm import Rounding
+from quantpack.models import open_model
 from quantpack.packing import pack as pack_directory
 from quantpack.packing import pack_model
 from quantpack.quantizing import quantize

@@ -14,7 +14,7 @@ from quantpack.calibration.stacks import find_stacks
 from quantpack.calibration.streaming import StreamedModel, build_empty
 from quantpack.calibration.walk import walk
 from quantpack.errors import CalibrationError, SourceError
-from quantpack.loading import model_class
+from quantpack.models import model_class
 from quantpack.progress import OnProgress
 from quantpack.quantizing import check_needs_no_gradients, methods_of, visit_with
 from quantpack.recipe import Recipe

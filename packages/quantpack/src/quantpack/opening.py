@@ -6,9 +6,9 @@ from pathlib import Path
 
 from quantpack.container.reading import PackReader
 from quantpack.errors import CorruptPackError, NotAPackError, SchemeError
-from quantpack.packing import METHOD, totals
 from quantpack.scheme import scheme_from_fields
-from quantpack.source import WEIGHTS
+from quantpack.source import METHOD, WEIGHTS
+from quantpack.totals import totals
 from quantpack.wire import quantized_model_from_proto
 from vlmpress import artifact
 from vlmpress.artifact import Artifact, ArtifactError, ArtifactFaultError
@@ -28,9 +28,10 @@ def open_pack(directory: Path, *, check_bytes: bool) -> tuple[Artifact, PackRead
     try:
         found = artifact.verify(directory) if check_bytes else artifact.read(directory)
     except ArtifactFaultError as error:
-        raise CorruptPackError(str(error)) from error
+        # It may quote what the manifest says, line ends included.
+        raise CorruptPackError(" ".join(str(error).splitlines())) from error
     except ArtifactError as error:
-        raise NotAPackError(str(error)) from error
+        raise NotAPackError(" ".join(str(error).splitlines())) from error
     if found.manifest.kind != "quantized_model":
         raise NotAPackError(f"{directory}: expected an artifact of kind quantized_model, got {found.manifest.kind}")
     weights = PackReader(directory / WEIGHTS)

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from quantpack.affine import SCALE_DTYPES, QuantizedTensor, quantize_tensor
 from quantpack.calibration.samples import Sample
-from quantpack.container.index import Index
-from quantpack.container.nibbles import packed_bytes
 from quantpack.container.planes import DTYPE_NAMES, as_bytes
 from quantpack.container.writing import PackWriter
 from quantpack.errors import CalibrationError, OutputExistsError, SourceError
@@ -24,13 +22,12 @@ from quantpack.quantizing import Quantization, check_needs_no_calibration
 from quantpack.recipe import Recipe, as_recipe
 from quantpack.scheme import Scheme
 from quantpack.selection import is_embedding, is_linear_weight
-from quantpack.source import WEIGHTS, Source, open_source, other_files, parents_of
-from quantpack.totals import QuantizedModel
+from quantpack.source import METHOD, WEIGHTS, Source, open_source, other_files, parents_of
+from quantpack.totals import totals
 from quantpack.wire import quantized_model_to_proto
 from vlmpress import artifact
 from vlmpress.artifact import Artifact
 
-METHOD = "quantpack"
 DISTRIBUTION = "vlmpress-quantpack"
 RECORD = "quantization.json"
 
@@ -164,16 +161,6 @@ def pack_model(
             record=record or {},
             pictures=pictures or {},
         )
-
-
-def totals(index: Index) -> QuantizedModel:
-    """What the manifest says of a pack besides the recipe, from its index."""
-    return QuantizedModel(
-        scheme=index.scheme,
-        num_codes=sum(entry.num_weights for entry in index.quantized),
-        code_bytes_packed=sum(packed_bytes(entry.num_weights) for entry in index.quantized),
-        code_bytes_compressed=sum(sum(entry.frame_bytes) for entry in index.quantized),
-    )
 
 
 class _Tensors:

@@ -14,6 +14,8 @@ from quantpack.errors import SourceError
 from vlmpress import artifact
 
 WEIGHTS = "model.safetensors"
+# quant_method of a pack's config.json.
+METHOD = "quantpack"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 _NOT_COPIED = {"config.json", WEIGHTS_INDEX, "manifest.json", "manifest.sha256"}
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf"}

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from quantpack.container.index import Index
+from quantpack.container.nibbles import packed_bytes
 from quantpack.recipe import Recipe
 from quantpack.scheme import Scheme
 
@@ -24,3 +26,13 @@ class QuantizedModel:
     code_bytes_packed: int
     code_bytes_compressed: int
     recipe: Recipe | None = None
+
+
+def totals(index: Index) -> QuantizedModel:
+    """What the manifest says of a pack besides the recipe, from its index."""
+    return QuantizedModel(
+        scheme=index.scheme,
+        num_codes=sum(entry.num_weights for entry in index.quantized),
+        code_bytes_packed=sum(packed_bytes(entry.num_weights) for entry in index.quantized),
+        code_bytes_compressed=sum(sum(entry.frame_bytes) for entry in index.quantized),
+    )

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from quantpack import QuantpackError, Scheme, inspect, pack, read_tensors, verify
 from quantpack.container.reading import PackReader
-from quantpack.packing import totals
+from quantpack.totals import totals
 from quantpack.wire import quantized_model_to_proto
 from vlmpress import artifact
 

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 from transformers.utils.quantization_config import Mxfp4Config
 
-from quantpack.packing import METHOD
+from quantpack.source import METHOD
 
 
 # transformers lets a caller change a stored quantization config for a closed list of classes only; being one of

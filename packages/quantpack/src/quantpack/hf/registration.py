@@ -4,7 +4,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 
 from quantpack.hf.config import QuantpackConfig
 from quantpack.hf.quantizer import QuantpackHfQuantizer
-from quantpack.packing import METHOD
+from quantpack.source import METHOD
 
 __all__ = ["QuantpackConfig"]
 

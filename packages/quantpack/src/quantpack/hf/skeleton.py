@@ -12,7 +12,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 
 from quantpack.container.index import Entry, Index
 from quantpack.hf.placing import Placement, entries_by_name, module_of, place
-from quantpack.loading import model_class
+from quantpack.models import model_class
 from vlmpress.artifact import import_model_code
 
 if TYPE_CHECKING:
