@@ -2,15 +2,16 @@
 
     python benchmarks/bench_frames.py [--weights FILE.safetensors ...] [--size 2048] [--rounds 5]
 
-Codes of a Gaussian matrix at each granularity, and of all matrices of each file. `over_entropy` is what the frames take
-beyond the order-0 entropy of 4-bit codes, as a share of it. Speeds are of packed bytes, one thread, the best of all
-rounds. The last table gives bytes before over bytes after for floating tensors cast to a dtype.
+Data: codes of a Gaussian matrix at each granularity, its exponents in bfloat16, and codes and exponents of all
+matrices of each file. `over_entropy` is what the frames take beyond the order-0 entropy of codes or exponents, as a
+share of it. Speeds are of packed bytes, one thread, the best of all rounds. The last table gives bytes before over
+bytes after for floating tensors cast to a dtype.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,13 @@ def starved(
     )
 
 
-def measure(packed: list[np.ndarray], parameters: zstandard.ZstdCompressionParameters, step: int, rounds: int) -> Any:
+def measure(
+    packed: list[np.ndarray],
+    parameters: zstandard.ZstdCompressionParameters,
+    step: int,
+    rounds: int,
+    entropy: Callable[[np.ndarray], float],
+) -> Any:
     compressor = zstandard.ZstdCompressor(compression_params=parameters)
     decompressor = zstandard.ZstdDecompressor()
     pieces = [part.data[at : at + step] for part in packed for at in range(0, len(part), step)]
@@ -84,7 +91,7 @@ def measure(packed: list[np.ndarray], parameters: zstandard.ZstdCompressionParam
 
     encode_s, decode_s = (best_time(work, rounds) for work in (encode, decode))
     size = sum(map(len, made))
-    least = sum(len(part) * entropy_bits(nibble_counts(part)) / 4 for part in packed)
+    least = sum(entropy(part) / 8 for part in packed)
     return {
         "cr": round(num_bytes / size, 4),
         "over_entropy": round(size / least - 1, 4),
@@ -93,10 +100,17 @@ def measure(packed: list[np.ndarray], parameters: zstandard.ZstdCompressionParam
     }
 
 
-def nibble_counts(packed: np.ndarray) -> list[int]:
+def code_entropy(packed: np.ndarray) -> float:
     pairs = np.bincount(packed, minlength=256).reshape(16, 16)
-    counts: list[int] = (pairs.sum(0) + pairs.sum(1)).tolist()
-    return counts
+    return 2 * len(packed) * entropy_bits((pairs.sum(0) + pairs.sum(1)).tolist())
+
+
+def byte_entropy(data: np.ndarray) -> float:
+    return len(data) * entropy_bits(np.bincount(data).tolist())
+
+
+def exponents(tensors: Iterable[Tensor]) -> list[np.ndarray]:
+    return [np.frombuffer(split_planes(as_bytes(tensor), torch.bfloat16)[1], np.uint8) for tensor in tensors]
 
 
 def best_time(work: Callable[[], None], rounds: int) -> float:
@@ -108,15 +122,17 @@ def best_time(work: Callable[[], None], rounds: int) -> float:
     return min(times)
 
 
-def all_codes(files: list[Path], size: int) -> Iterator[tuple[str, list[np.ndarray]]]:
+def all_data(files: list[Path], size: int) -> Iterator[tuple[str, list[np.ndarray], Callable[[np.ndarray], float]]]:
     generator = torch.Generator().manual_seed(0)
     gaussian = torch.randn(size, size, generator=generator)
     for name, scheme in SCHEMES.items():
-        yield f"Gaussian {size} x {size}, {name}", codes([gaussian], scheme)
+        yield f"Gaussian {size} x {size}, {name}", codes([gaussian], scheme), code_entropy
+    yield f"Gaussian {size} x {size}, exponents", exponents([gaussian.to(torch.bfloat16)]), byte_entropy
     for file in files:
         matrices = [tensor for tensor in load_file(file).values() if tensor.dim() == 2 and tensor.is_floating_point()]
         for name in ("group 128", "tensor"):
-            yield f"{file.stem}, {name}", codes(matrices, SCHEMES[name])
+            yield f"{file.stem}, {name}", codes(matrices, SCHEMES[name]), code_entropy
+        yield f"{file.stem}, exponents", exponents(matrix.to(torch.bfloat16) for matrix in matrices), byte_entropy
 
 
 def codes(matrices: list[Tensor], scheme: Scheme) -> list[np.ndarray]:
@@ -148,14 +164,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     report: dict[str, Any] = {"zstd": ".".join(map(str, zstandard.ZSTD_VERSION)), "settings": {}, "frame_kib": {}}
-    for name, packed in all_codes(arguments.weights, arguments.size):
+    for name, packed, entropy in all_data(arguments.weights, arguments.size):
         report["settings"][name] = {
-            setting: measure(packed, parameters, 1 << 20, arguments.rounds)
+            setting: measure(packed, parameters, 1 << 20, arguments.rounds, entropy)
             for setting, parameters in settings().items()
         }
         if "group 128" in name and "bits" not in name:
             report["frame_kib"][name] = {
-                kib: measure(packed, frames._PARAMETERS, kib << 10, arguments.rounds) for kib in FRAME_KIB
+                kib: measure(packed, frames._PARAMETERS, kib << 10, arguments.rounds, entropy) for kib in FRAME_KIB
             }
     report["kept"] = {file.stem: kept_ratios(file) for file in arguments.weights}
     print(json.dumps(report, indent=2))

@@ -31,6 +31,7 @@ from quantpack.container.index import Entry, Index, encode_index
 from quantpack.container.planes import as_bytes, split_planes
 from quantpack.container.reading import PackReader
 from quantpack.container.writing import CARRIERS, INDEX, PackWriter
+from vlmpress import artifact
 
 Reseal = Callable[[Path], None]
 
@@ -128,6 +129,7 @@ LIES: dict[str, Callable[[dict], object]] = {
     "scheme": lambda fields: fields.update(schemes=[{"bits": 4}]),
     "bits": lambda fields: fields["schemes"][0].update(bits=3),
     "huge group": lambda fields: fields["schemes"][0].update(group_size=1 << 40),
+    "rows past 32 bits": lambda fields: fields["schemes"][0].update(granularity="rows", num_rows=10**40),
     "unhashable granularity": lambda fields: fields["schemes"][0].update(granularity=[]),
     "no schemes": lambda fields: fields.update(schemes=[]),
     "schemes no list": lambda fields: fields.update(schemes=7),
@@ -260,7 +262,7 @@ def test_a_small_file_that_claims_much_is_refused_before_anything_is_allocated(
     reseal(small_pack)
     with (
         little_room(256 << 20),
-        pytest.raises(CorruptPackError, match="tensor w: a frame of .. bytes cannot hold 524288"),
+        pytest.raises(CorruptPackError, match=r"tensor w: a frame of .. bytes cannot hold 524288"),
     ):
         verify(small_pack)
 
@@ -349,6 +351,16 @@ def test_a_manifest_that_says_something_else_is_refused(small_pack: Path, plain_
     reseal(small_pack)
     with pytest.raises(CorruptPackError, match="manifest says"):
         verify(small_pack)
+
+
+def test_what_a_manifest_says_stays_on_one_line(small_pack: Path) -> None:
+    path = small_pack / "manifest.json"
+    data = path.read_text(encoding="utf-8").replace('"sha256": "', '"sha256": "a\\nb').encode()
+    path.write_bytes(data)
+    (small_pack / "manifest.sha256").write_text(f"{artifact.digest_bytes(data)}\n", encoding="ascii")
+    with pytest.raises(CorruptPackError, match="expected SHA-256 a b") as caught:
+        verify(small_pack)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_config_that_says_something_else_is_refused(llava_pack: Path, tmp_path: Path, reseal: Reseal) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 from quantpack.errors import SchemeError
 
 MIN_BITS, MAX_BITS = 2, 4
+# What a message's 32 bits hold.
+MAX_SIZE = (1 << 32) - 1
 
 Granularity = Literal["tensor", "channel", "group", "rows", "agq"]
 Axis = Literal["out", "in"]
@@ -35,8 +37,8 @@ class Block:
         object.__setattr__(self, "share", float(self.share))
         for field in ("group_size", "num_channels"):
             value = getattr(self, field)
-            if type(value) is not int or value < 0:
-                raise SchemeError(f"block: {field}: expected an integer of at least 0, got {value!r}")
+            if type(value) is not int or not 0 <= value <= MAX_SIZE:
+                raise SchemeError(f"block: {field}: expected an integer from 0 to {MAX_SIZE}, got {value!r:.80}")
         if self.group_size and self.num_channels:
             raise SchemeError(
                 f"block: expected group_size or num_channels, got both: {self.group_size}, {self.num_channels}"
@@ -109,8 +111,8 @@ class Scheme:
         if not used:
             # One value for "not used" keeps equal schemes equal.
             object.__setattr__(self, field, 0)
-        elif type(value) is not int or value < 1:
-            raise SchemeError(f"{field}: expected an integer of at least 1, got {value!r}")
+        elif type(value) is not int or not 1 <= value <= MAX_SIZE:
+            raise SchemeError(f"{field}: expected an integer from 1 to {MAX_SIZE}, got {value!r:.80}")
 
     def _settle_blocks(self) -> None:
         if self.granularity != "agq":

@@ -1,8 +1,9 @@
 """Bytes as independent zstd frames, and back with every declared size checked first.
 
 Parameters were chosen by measurement (benchmarks/bench_frames.py). Codes and planes hold skewed symbols and hardly a
-repeat, so all gain is in zstd's Huffman coding of literals: the search for matches is starved, and longer
-searches cost time, and some bytes too. Negative levels and a target length switch Huffman coding off.
+repeat, so nearly all gain is in zstd's Huffman coding of literals: the search for matches is short and takes long
+matches only. Longer searches cost time, and bytes too: a short match is dearer than its literals. Negative levels
+and a target length switch Huffman coding off.
 """
 
 from collections.abc import Iterable
