@@ -2,10 +2,10 @@
 
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from vlmpress.cli import UserError
@@ -90,11 +90,58 @@ class EdgeStep:
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class PackStep:
-    """How quantpack packs the edge model."""
+    """How quantpack packs the edge model.
 
-    granularity: Literal["tensor", "channel", "group"] = "group"
-    group_size: int = 128
+    Attributes:
+        bits: Of one code.
+        granularity: What shares one scale; "agq" has quantpack's default blocks.
+        group_size: Weights in one group, for "group"; of the fine block in a search.
+        num_rows: Channels that share a scale, for "rows".
+        axis: What a channel is: an output (row) or an input (column).
+        symmetric: No zero points.
+        method: How codes are found.
+        rounding: "gptq": with error feedback, for the methods rtn, gptq and ecm, and for what a search keeps.
+        alpha: For ecm: weights are scaled by max|X|^alpha.
+        embeddings: "int4": token embeddings and output head too.
+        num_calibration_questions: Training questions to calibrate on; 0: no calibration.
+        max_accuracy_drop: Over 0: ECM's search, while each part costs no more answer accuracy than this; it chooses
+            what shares a scale and how, and keeps embeddings.
+        num_search_questions: Training questions that a search measures accuracy on.
+    """
+
+    bits: Literal[2, 3, 4] = 4
+    granularity: Literal["tensor", "channel", "group", "rows", "agq"] = "group"
+    group_size: Annotated[int, Field(ge=1)] = 128
+    num_rows: Annotated[int, Field(ge=1)] = 2
+    axis: Literal["out", "in"] = "out"
     symmetric: bool = False
+    method: Literal["rtn", "gptq", "awq", "smoothquant", "mbq", "ecm"] = "rtn"
+    rounding: Literal["nearest", "gptq"] = "nearest"
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
+    embeddings: Literal["keep", "int4"] = "keep"
+    num_calibration_questions: Annotated[int, Field(ge=0)] = 0
+    max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.0
+    num_search_questions: Annotated[int, Field(ge=1)] = 500
+
+    def __post_init__(self) -> None:
+        """Refuses settings that do not go together, ten minutes before they would be used."""
+        if self.alpha and self.method != "ecm":
+            raise ValueError(f"expected alpha with method ecm only, got method {self.method}")
+        if self.rounding == "gptq" and self.method not in ("rtn", "gptq", "ecm"):
+            raise ValueError(f"expected rounding gptq with method rtn, gptq or ecm only, got method {self.method}")
+        chosen = (self.method, self.granularity, self.symmetric, self.embeddings)
+        if self.max_accuracy_drop and chosen != ("rtn", "group", False, "keep"):
+            raise ValueError(
+                "expected max_accuracy_drop without method, granularity, symmetric and embeddings: the search chooses"
+            )
+        if self.needs_calibration and not self.num_calibration_questions:
+            raise ValueError("expected num_calibration_questions over 0 for this method or search, got 0")
+
+    @property
+    def needs_calibration(self) -> bool:
+        """True where quantpack cannot do without activations."""
+        method = self.method not in ("rtn", "ecm") or self.alpha > 0
+        return method or self.rounding == "gptq" or self.max_accuracy_drop > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)

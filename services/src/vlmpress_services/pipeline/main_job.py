@@ -11,20 +11,19 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from quantpack import Scheme
-from quantpack import pack as pack_model
 from vlmpress.artifact import Artifact, digest_file
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.data import load_records
 from vlmpress_services.launch import served
 from vlmpress_services.pipeline import training
-from vlmpress_services.pipeline.config import PackStep, RunConfig
+from vlmpress_services.pipeline.config import RunConfig
 from vlmpress_services.pipeline.datasets import make_dataset
 from vlmpress_services.pipeline.distillation import export_student, make_distillation, read_matches
 from vlmpress_services.pipeline.evaluation import evaluate
+from vlmpress_services.pipeline.packing import make_packed
 from vlmpress_services.pipeline.reporting import RunFacts, Variant, report_fields, write_report
 from vlmpress_services.pipeline.runners import Runner
-from vlmpress_services.pipeline.stepping import Outcome, Stepper, Work
+from vlmpress_services.pipeline.stepping import Stepper
 from vlmpress_services.store import LocalStore
 from vlmpress_services.workers.opening import open_runner
 
@@ -107,22 +106,12 @@ def _make_models(
     models["edge"] = edge = stepper.run(
         "edge", asdict(config.edge), [base, data], partial(training.make_edge, distilled, dataset, config.edge, seed)
     )
+    # Only a pack that is calibrated depends on the data.
+    parents = [("model", edge), data] if config.pack.num_calibration_questions else [("model", edge)]
     models["edge_packed"] = stepper.run(
-        "edge_packed", asdict(config.pack), [("model", edge)], partial(_make_packed, edge, config.pack)
+        "edge_packed", asdict(config.pack), parents, partial(make_packed, edge, dataset, config.pack)
     )
     return models
-
-
-def _make_packed(edge: Artifact, config: PackStep, work: Work) -> Outcome:
-    """Packs the edge model and takes over the pack's files and specification."""
-    scheme = Scheme(granularity=config.granularity, group_size=config.group_size, symmetric=config.symmetric)
-    made = work.scratch / "pack"
-    shutil.rmtree(made, ignore_errors=True)
-    pack = pack_model(edge.path, made, scheme)
-    for file in pack.manifest.files:
-        (work.path / file.path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(made / file.path, work.path / file.path)
-    return Outcome(pack.manifest.quantized_model, dict(pack.manifest.metrics))
 
 
 def _evaluate(
