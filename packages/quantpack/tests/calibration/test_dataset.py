@@ -37,6 +37,27 @@ def test_questions_are_spread_over_the_split(vqa_dir: Path) -> None:
         assert torch.equal(question.sample["pixel_values"], train[3 * number].sample["pixel_values"])
 
 
+def test_every_turn_has_its_chance(vqa_dir: Path, tmp_path: Path) -> None:
+    words = ("red", "green", "blue")
+    rows = [
+        {"conversations": [{"from": who, "value": word} for word in words for who in ("human", "gpt")][: 2 * turns]}
+        for turns in (3, 3, 1, 3, 3, 3)
+    ]
+    (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    tokenizer = AutoProcessor.from_pretrained(vqa_dir / "model").tokenizer
+
+    def asked(number: int) -> list[str]:
+        found = read_questions(vqa_dir / "model", tmp_path / "talks.jsonl", num_questions=number)
+        return [tokenizer.decode(question.sample["input_ids"][0]).split()[1] for question in found]
+
+    assert asked(6) == ["red", "green", "red", "red", "green", "blue"]
+    # Two records apart, but not always the same turn.
+    assert asked(3) == ["red", "red", "blue"]
+    everything = asked(100)
+    assert len(everything) == 16
+    assert sorted(everything) == sorted(["red"] * 6 + ["green"] * 5 + ["blue"] * 5)
+
+
 def test_samples_run_and_answers_are_measured(vqa_dir: Path) -> None:
     model = AutoModelForImageTextToText.from_pretrained(vqa_dir / "model", dtype=torch.float32)
     questions = read_questions(vqa_dir / "model", vqa_dir / "vqa.jsonl", vqa_dir, num_questions=6)

@@ -1,7 +1,8 @@
 """Calibration samples and questions from a dataset file, through the model's own processor."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quantpack.errors import CalibrationError, MissingExtraError
-from vlmpress.data import Record, load_records
+from vlmpress.data import Record, Turn, load_records
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +35,10 @@ class Question:
 def read_questions(
     model_dir: Path, data: Path, images: Path | None = None, *, split: str | None = None, num_questions: int = 128
 ) -> list[Question]:
-    """The first `num_questions` questions of a LLaVA JSON/JSONL or VQA JSONL file, spread evenly over its records.
+    """`num_questions` questions of a LLaVA JSON/JSONL or VQA JSONL file, spread evenly over its records.
+
+    Each turn of a conversation is a question of its own, asked without the others. Of records with several turns each
+    gives another one, for the first of all of them may well be of one kind; none is taken twice.
 
     Args:
         model_dir: Holds the processor and its chat template.
@@ -58,7 +62,8 @@ def read_questions(
         processor = AutoProcessor.from_pretrained(model_dir)
     except (OSError, ValueError) as error:
         raise CalibrationError(f"{model_dir}: expected a processor, got {error}") from error
-    return [_question(record, processor) for record in records[::step][:num_questions]]
+    turns = islice(_turns(records[::step][:num_questions]), num_questions)
+    return [_question(record, turn, processor) for record, turn in turns]
 
 
 def batches(questions: Sequence[Question], batch_size: int) -> list[Question]:
@@ -78,9 +83,16 @@ def as_samples(questions: Iterable[Question]) -> list[dict[str, Any]]:
     return [{**question.sample, "labels": question.labels} for question in questions]
 
 
-def _question(record: Record, processor: Any) -> Question:
-    """The record's conversation up to its first answer."""
-    turn = record.turns[0]
+def _turns(records: Sequence[Record]) -> Iterator[tuple[Record, Turn]]:
+    """Every turn once: one of each record, beginning at another place in each, then the next ones."""
+    for done in range(max(len(record.turns) for record in records)):
+        for number, record in enumerate(records):
+            if done < len(record.turns):
+                yield record, record.turns[(number + done) % len(record.turns)]
+
+
+def _question(record: Record, turn: Turn, processor: Any) -> Question:
+    """A question and its answer, as the model's chat template puts them."""
     content: list[dict[str, str]] = [{"type": "image"}] if record.image is not None else []
     asked = [{"role": "user", "content": [*content, {"type": "text", "text": turn.question}]}]
     answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": turn.answer}]}]
