@@ -27,6 +27,7 @@ def all_tables(cells: Cells) -> str:
     parts += [_table_1(cells, bits) for bits in widths]
     parts += [_table_2(cells, bits) for bits in widths if any(cells.of("whole", bits=bits))]
     parts += [_table_4(cells, bits) for bits in widths if any(cells.of("search", bits=bits))]
+    parts += [_seen_and_unseen(cells)]
     files = sorted({(fields["file"], fields["bits"]) for fields, _ in cells.of("matrices")}, reverse=True)
     parts += [_matrices(cells, file) for file in dict.fromkeys(file for file, _ in files)]
     return "\n\n".join(part for part in parts if part)
@@ -207,6 +208,35 @@ def _table_2(cells: Cells, bits: str) -> str:
         )
     head = ("method", "LLM CR", "VE CR", "saved, as the paper counts", "saved, bytes on disk", "accuracy", "drop")
     return _table(f"Table 2, INT{bits}: both parts", head, lines)
+
+
+def _seen_and_unseen(cells: Cells) -> str:
+    """How much of what a search found holds on questions it did not look at."""
+    full = {fields["model"]: value for fields, value in cells.of("full")}
+    groups: dict[tuple[str, str, str, str], list[tuple[float, float, float]]] = {}
+    for fields, value in cells.of("search"):
+        if "rows" not in value:
+            continue
+        before = full[fields["model"]]
+        seen = next(accuracy for alpha, _, accuracy, _ in value["scalings"] if alpha == value["alpha"])
+        drops = (
+            before["search_accuracy"] - value["floor"],
+            before["search_accuracy"] - seen,
+            before["accuracy"] - value["rows"]["nearest"]["accuracy"],
+        )
+        groups.setdefault((fields["bits"], fields["part"], fields["kind"], fields["axis"]), []).append(drops)
+    lines = [
+        [
+            f"INT{bits}",
+            part,
+            kind,
+            axis,
+            *(spread([100 * each for each in column], 1) for column in zip(*drops, strict=True)),
+        ]
+        for (bits, part, kind, axis), drops in sorted(groups.items())
+    ]
+    head = ("", "part", "search", "axis", "drop allowed", "drop on the questions searched", "drop on test questions")
+    return _table("What a search sees and what it does not", head, lines) if lines else ""
 
 
 def _matrices(cells: Cells, file: str) -> str:

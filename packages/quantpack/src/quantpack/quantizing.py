@@ -63,7 +63,7 @@ def quantize(
         tensors = _calibrated(model, recipe, linear, calibration, on_progress)
     else:
         check_needs_no_calibration(recipe)
-    _round_to_nearest(model, schemes, tensors, on_progress)
+    round_to_nearest(model, schemes, tensors, on_progress)
     return Quantization(tensors=tensors, recipe=recipe)
 
 
@@ -150,13 +150,13 @@ def _calibrated(
 
 
 @torch.no_grad()
-def _round_to_nearest(
+def round_to_nearest(
     model: nn.Module,
     schemes: Mapping[str, Scheme],
     tensors: dict[str, QuantizedTensor],
-    on_progress: OnProgress | None,
+    on_progress: OnProgress | None = None,
 ) -> None:
-    """Adds the weights that `tensors` lacks."""
+    """Quantizes in place, without activations, the weights that `tensors` lacks, and adds them to it."""
     params = dict(model.named_parameters())
     total = sum(params[name].numel() for name in schemes)
     done = sum(params[name].numel() for name in tensors)

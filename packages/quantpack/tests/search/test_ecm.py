@@ -2,13 +2,14 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from transformers import LlavaForConditionalGeneration
 
-from quantpack import SearchError, dequantize
+from quantpack import Axis, SearchError, dequantize
 from quantpack.scheme import scheme_from_fields
 from quantpack.search.candidates import AgqSpace
 from quantpack.search.ecm import EcmResult, PartSearch, search_ecm
@@ -83,6 +84,22 @@ def test_without_a_task_the_output_error_decides(small: nn.Module, samples: list
     assert vision.agq.floor == pytest.approx(0.95)
     assert vision.agq.final.accuracy >= 0.95 > vision.agq.final.accuracy - 0.05
     assert {part_of(name) for name in found.quantization.tensors} == {"vision", "language", "other"}
+
+
+@pytest.mark.parametrize("axis", ["in", "out"])
+def test_without_scaling_the_state_that_held_is_kept(
+    small: nn.Module, samples: list[dict[str, torch.Tensor]], axis: Axis
+) -> None:
+    space = replace(SPACE, bits=2, axis=axis, symmetric=True)
+    search = PartSearch(space=space, max_drop=1.0)
+    model = copy.deepcopy(small)
+
+    def accuracy(changed: nn.Module) -> float:
+        with torch.no_grad():
+            return -float(changed(**samples[0]).logits.abs().mean())
+
+    found = search_ecm(model, samples, accuracy, {"vision": search, "language": None, "other": None})
+    assert found.accuracy == found.parts["vision"].agq.final.accuracy == found.parts["vision"].chosen.accuracy
 
 
 def test_a_part_given_none_is_left_alone(small: nn.Module, samples: list[dict[str, torch.Tensor]]) -> None:

@@ -16,12 +16,12 @@ from quantpack.errors import SearchError
 from quantpack.methods.ecm import Ecm, Rounding
 from quantpack.methods.nearest import Nearest
 from quantpack.progress import OnProgress
-from quantpack.quantizing import Quantization, quantize, schemes_of, visit_with
+from quantpack.quantizing import Quantization, quantize, round_to_nearest, schemes_of, visit_with
 from quantpack.recipe import PartRecipe, Recipe
 from quantpack.restoring import restored
 from quantpack.scheme import Scheme
 from quantpack.search.agq import AgqResult, Evaluate, search_agq
-from quantpack.search.candidates import AgqSpace, output_error
+from quantpack.search.candidates import AgqSpace, output_error, quantize_one
 from quantpack.search.drawing import Point, trade_off_svg
 from quantpack.search.sizing import CodeSize, size_of
 from quantpack.selection import PARTS, Part
@@ -214,13 +214,19 @@ def _search_part(
         method = Ecm(alpha=alpha, rounding=search.rounding)
         return replace(_only(part, PartRecipe(scheme=start, method=method)), tensors=agq.schemes)
 
+    def quantized(alpha: float) -> Quantization:
+        # Another walk would rank channels by other activations: the codes would not be those that held the floor.
+        if Ecm(alpha=alpha, rounding=search.rounding) == Ecm():
+            return _as_searched(model, sites, recipe(alpha))
+        return quantize(model, recipe(alpha), samples)
+
     scalings = []
     for alpha in search.alphas:
         if accuracy is None:
             size, found = _on_sites(sites, recipe(alpha))
         else:
             with restored(model):
-                size = _total(quantize(model, recipe(alpha), samples).tensors.values())
+                size = _total(quantized(alpha).tensors.values())
                 found = accuracy(model)
         on_progress(len(agq.schemes), len(agq.schemes), f"alpha {alpha:g}: CR {size.cr_codes:.3f} at {found:.4f}")
         scalings.append(
@@ -235,7 +241,18 @@ def _search_part(
     held = [scaling for scaling in scalings if scaling.accepted]
     chosen = max(held, key=lambda each: each.cr_codes) if held else max(scalings, key=lambda each: each.accuracy)
     result = PartResult(agq=agq, scalings=tuple(scalings), chosen=chosen)
-    return result, quantize(model, recipe(chosen.alpha), samples)
+    return result, quantized(chosen.alpha)
+
+
+def _as_searched(model: nn.Module, sites: list[Site], recipe: Recipe) -> Quantization:
+    """Puts the codes of the last state that held into the model."""
+    params = dict(model.named_parameters())
+    tensors = {name: quantize_one(site, name, recipe.tensors[name]) for site in sites for name in site.weights}
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            params[name].copy_(dequantize(tensor))
+    round_to_nearest(model, schemes_of(model, recipe), tensors)
+    return Quantization(tensors=tensors, recipe=recipe)
 
 
 def _total(tensors: Iterable[QuantizedTensor]) -> CodeSize:
