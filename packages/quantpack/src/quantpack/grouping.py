@@ -110,19 +110,24 @@ class Grid:
         num_rows, num_cols = self.shape
         end = num_rows if end is None else end
         length = num_cols if self.by_rows else num_rows
-        if bool((self.run == length).all()):
-            of_channels = values[self.first_group]
-            if self.by_rows:
-                return of_channels[begin:end, None].expand(end - begin, num_cols)
-            return of_channels[None, :].expand(end - begin, num_cols)
-        rows = slice(begin, end)
-        if not self.by_rows:
-            return values[self.first_group + torch.arange(begin, end)[:, None] // self.run]
-        run = int(self.run[0])
-        if bool((self.run == run).all()):
-            groups = self.first_group[rows, None] + torch.arange(-(-num_cols // run))
-            return torch.repeat_interleave(values[groups], run, dim=1)[:, :num_cols]
-        return values[self.first_group[rows, None] + torch.arange(num_cols) // self.run[rows, None]]
+        rows = slice(begin, end) if self.by_rows else slice(None)
+        first, run = self.first_group[rows], self.run[rows]
+        places = (0, num_cols) if self.by_rows else (begin, end)
+        runs = torch.unique(run).tolist()
+        if len(runs) == 1 and runs[0] < length:
+            return _spread_runs(values, first, runs[0], places, by_rows=self.by_rows)
+        whole = values[first]
+        result = whole[:, None].expand(-1, num_cols) if self.by_rows else whole.expand(end - begin, num_cols)
+        if runs == [length]:
+            return result
+        # Most channels are whole, and one value serves all of their weights; the others are put in their places.
+        result = result.clone()
+        for each in runs:
+            if each < length:
+                channels = torch.nonzero(run == each).squeeze(1)
+                spread = _spread_runs(values, first[channels], each, places, by_rows=self.by_rows)
+                result.index_copy_(0 if self.by_rows else 1, channels, spread)
+        return result
 
     def extremes(self, matrix: Tensor, rows_at_once: int) -> tuple[Tensor, Tensor]:
         """The lowest and the highest weight of each group, or 0 where that is lower or higher; float32 [G].
@@ -142,6 +147,16 @@ class Grid:
                 low.scatter_reduce_(0, groups.reshape(-1), lowest.reshape(-1), "amin")
                 high.scatter_reduce_(0, groups.reshape(-1), highest.reshape(-1), "amax")
         return low, high
+
+
+def _spread_runs(values: Tensor, first_group: Tensor, run: int, places: tuple[int, int], *, by_rows: bool) -> Tensor:
+    """The values of some channels at places (begin, end) along them, channels down (`by_rows`) or across."""
+    first, last = places[0] // run, (places[1] - 1) // run
+    numbers = torch.arange(first, last + 1)
+    along = 1 if by_rows else 0
+    groups = first_group[:, None] + numbers if by_rows else first_group + numbers[:, None]
+    spread = values[groups] if run == 1 else torch.repeat_interleave(values[groups], run, dim=along)
+    return spread.narrow(along, places[0] - first * run, places[1] - places[0])
 
 
 def _runs(channels: Tensor, run: int) -> tuple[Tensor, Tensor]:
