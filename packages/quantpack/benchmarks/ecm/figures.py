@@ -46,7 +46,7 @@ def _paths(cells: Cells, model: str, bits: int) -> dict[str, list[Trial]]:
             Trial(changed=(), cr_codes=ratio * bits / 4, bits_per_weight=0.0, accuracy=tested, accepted=bool(accepted))
             for (ratio, _, accepted), tested in zip(value["path"], value["tested"], strict=True)
         ]
-        for fields, value in cells.of("search", model=model, bits=bits, part="language", kind="agq")
+        for fields, value in cells.of("agq", model=model, bits=bits, part="language")
         if "tested" in value
     }
 

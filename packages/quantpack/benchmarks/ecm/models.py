@@ -12,13 +12,12 @@ from ecm.cells import Cells
 from ecm.subjects import Subject
 from torch import nn
 
-from quantpack import AgqSpace, PartRecipe, PartSearch, Quantization, Recipe, Scheme, SearchError, quantize, search_ecm
+from quantpack import AgqSpace, PartRecipe, PartSearch, Quantization, Recipe, Scheme, quantize, search_ecm
 from quantpack.calibration.sites import Method
 from quantpack.inspecting import inspect
-from quantpack.methods.ecm import Ecm
+from quantpack.methods.ecm import Ecm, Rounding
 from quantpack.methods.registry import METHODS
 from quantpack.packing import pack_model
-from quantpack.quantizing import schemes_of
 from quantpack.scheme import Axis
 from quantpack.search.ecm import ALPHAS, PartResult
 from quantpack.search.sizing import CodeSize, size_of
@@ -39,8 +38,6 @@ FIXED: dict[str, Scheme] = {
 # As the paper ran them: SmoothQuant per tensor, the others in groups.
 RIVALS = {"awq": "group32", "smoothquant": "tensor", "mbq": "group32", "gptq": "group32"}
 AXES: tuple[Axis, ...] = ("out", "in")
-# Part and kind: the language model by AGQ alone, the vision encoder without zero points and with scaling as well.
-SEARCHES: tuple[tuple[Part, str], ...] = (("vision", "agq"), ("vision", "scaled"), ("language", "agq"))
 
 
 def measure_tables(
@@ -52,23 +49,16 @@ def measure_tables(
     for bits, subject, part in product(table_bits, subjects, SEARCHED):
         _table_1(cells, subject, bits, part)
     for bits, subject in product(search_bits, subjects):
+        where = {"model": subject.name, "bits": bits}
+        for axis, part in product(AXES, SEARCHED):
+            # Figure 6 is of the first model.
+            watched = subject is subjects[0] and part == "language"
+            make = partial(_agq, subject, bits, part, axis, watched=watched)
+            cells.measure("agq", make, **where, part=part, axis=axis)
         for axis in AXES:
-            for part, kind in SEARCHES:
-                # Figure 6 is of the first model.
-                watched = subject is subjects[0] and part == "language"
-                make = partial(_search, subject, bits, part, axis, scaled=kind == "scaled", watched=watched)
-                cells.measure("search", make, model=subject.name, bits=bits, part=part, axis=axis, kind=kind)
-            _ecm_row(cells, subject, bits, axis)
+            cells.measure("ecm", partial(_ecm, subject, bits, axis), **where, axis=axis)
         for method in ("awq", "mbq"):
-            make = partial(_rival_whole, subject, bits, method)
-            cells.measure("whole", make, model=subject.name, bits=bits, method=method)
-
-
-def _ecm_row(cells: Cells, subject: Subject, bits: int, axis: Axis) -> None:
-    """Table 2's ECM, which begins as the search of the vision encoder alone does."""
-    found = [value for _, value in cells.of("search", model=subject.name, bits=bits, axis=axis, kind="scaled")]
-    make = partial(_ecm_whole, subject, bits, axis, found[0])
-    cells.measure("whole", make, model=subject.name, bits=bits, method=f"ecm-{axis}")
+            cells.measure("rival", partial(_rival, subject, bits, method), **where, method=method)
 
 
 def _full(subject: Subject) -> dict[str, Any]:
@@ -111,14 +101,13 @@ def _part_search(subject: Subject, bits: int, part: Part, axis: Axis, *, scaled:
     return PartSearch(space=space, max_drop=lost + DROP, alphas=ALPHAS if scaled else (0.0,))
 
 
-def _search(subject: Subject, bits: int, part: Part, axis: Axis, *, scaled: bool, watched: bool) -> dict[str, Any]:
+def _agq(subject: Subject, bits: int, part: Part, axis: Axis, *, watched: bool) -> dict[str, Any]:
     """One part searched, the others left alone; the codes found once more with error feedback.
 
     `watched` measures each trial on the test questions as well.
     """
-    search = _part_search(subject, bits, part, axis, scaled=scaled)
+    search = _part_search(subject, bits, part, axis, scaled=False)
     model = subject.fresh()
-    others = dict.fromkeys(PARTS) | {part: search}
     tested: list[float] = []
 
     def accuracy(changed: nn.Module) -> float:
@@ -126,26 +115,38 @@ def _search(subject: Subject, bits: int, part: Part, axis: Axis, *, scaled: bool
             tested.append(subject.row(changed, {})["accuracy"])
         return subject.search_accuracy(changed)
 
-    try:
-        found = search_ecm(model, subject.calibration, accuracy, others)
-    except SearchError as error:
-        return {"refused": str(error)}
-    result = found.parts[part]
-    rows = {"nearest": subject.row(model, found.quantization.tensors)}
-    alphas = {"": result.chosen.alpha, "symmetric-": 0.0} if scaled else {"": 0.0}
-    for prefix, alpha in alphas.items():
-        for rounding in ("nearest", "gptq"):
-            if prefix or rounding == "gptq":
-                recipe = _with_method(found.quantization.recipe, part, Ecm(alpha=alpha, rounding=rounding))
-                rows[f"{prefix}{rounding}"] = _fixed(subject, recipe)
+    found = search_ecm(model, subject.calibration, accuracy, dict.fromkeys(PARTS) | {part: search})
+    recipe = _with_method(found.quantization.recipe, part, Ecm(rounding="gptq"))
+    rows = {"nearest": subject.row(model, found.quantization.tensors), "gptq": _fixed(subject, recipe)}
     # The first two calls are for the model as it is.
-    return {"rows": rows, "chosen": _chosen(result, search.space), **_way(result, tested[2:])}
+    return {"rows": rows, **_way(found.parts[part], search.space, tested[2:])}
 
 
-def _chosen(result: PartResult, space: AgqSpace) -> list[int]:
-    """The number of each matrix's layout among those of the space, in order of the matrices' names."""
-    layouts = space.schemes()
-    return [layouts.index(result.agq.schemes[name]) for name in sorted(result.agq.schemes)]
+def _ecm(subject: Subject, bits: int, axis: Axis) -> dict[str, Any]:
+    """Both parts searched, for Table 2; and what came of the vision encoder with the language model as it was."""
+    searches = {part: _part_search(subject, bits, part, axis, scaled=part == "vision") for part in SEARCHED}
+    model = subject.fresh()
+    found = search_ecm(model, subject.calibration, subject.search_accuracy, {**searches, "other": None})
+    vision = subject.fresh()
+    quantized = dict(model.named_parameters())
+    for name, parameter in vision.named_parameters():
+        if part_of(name) == "vision":
+            parameter.data.copy_(quantized[name])
+    codes = {name: each for name, each in found.quantization.tensors.items() if part_of(name) == "vision"}
+    rows = {"nearest": subject.row(vision, codes)}
+    recipe = replace(found.quantization.recipe, parts={**found.quantization.recipe.parts, "language": None})
+    rounding: Rounding
+    for label, alpha in (("", found.parts["vision"].chosen.alpha), ("symmetric-", 0.0)):
+        for rounding in ("nearest", "gptq"):
+            if label or rounding == "gptq":
+                again = _with_method(recipe, "vision", Ecm(alpha=alpha, rounding=rounding))
+                rows[f"{label}{rounding}"] = _fixed(subject, again)
+    return {
+        "rows": rows,
+        **_way(found.parts["vision"], searches["vision"].space, []),
+        "language": _way(found.parts["language"], searches["language"].space, []),
+        "whole": {**_measured_whole(subject, model, found.quantization), "search_accuracy": found.accuracy},
+    }
 
 
 def _with_method(recipe: Recipe, part: Part, method: Method) -> Recipe:
@@ -154,19 +155,23 @@ def _with_method(recipe: Recipe, part: Part, method: Method) -> Recipe:
     return replace(recipe, parts={**recipe.parts, part: replace(chosen, method=method)})
 
 
-def _way(result: PartResult, tested: Sequence[float]) -> dict[str, Any]:
-    """Trials as [CR, accuracy, accepted] and, where they were watched, the tested accuracies; exponents alike."""
-    trials = result.agq.trials
+def _way(result: PartResult, space: AgqSpace, tested: Sequence[float]) -> dict[str, Any]:
+    """Trials and exponents as [.., CR, accuracy, accepted], and for each matrix the number of its layout in the space.
+
+    Where trials were watched, also the tested accuracies.
+    """
+    layouts = space.schemes()
     way = {
         "floor": result.agq.floor,
-        "path": [[trial.cr_codes, trial.accuracy, int(trial.accepted)] for trial in trials],
+        "path": [[trial.cr_codes, trial.accuracy, int(trial.accepted)] for trial in result.agq.trials],
         "alpha": result.chosen.alpha,
         "scalings": [[each.alpha, each.cr_codes, each.accuracy, int(each.accepted)] for each in result.scalings],
+        "chosen": [layouts.index(result.agq.schemes[name]) for name in sorted(result.agq.schemes)],
     }
-    return {**way, "tested": list(tested[: len(trials)])} if tested else way
+    return {**way, "tested": list(tested[: len(result.agq.trials)])} if tested else way
 
 
-def _rival_whole(subject: Subject, bits: int, method: str) -> dict[str, Any]:
+def _rival(subject: Subject, bits: int, method: str) -> dict[str, Any]:
     """AWQ on the language model alone, MBQ on both parts, as in Table 2; what joins them stays."""
     recipe = PartRecipe(scheme=Scheme(bits=bits, group_size=GROUP), method=METHODS[method]())
     parts: dict[Part, PartRecipe | None] = {"vision": None, "language": recipe, "other": None}
@@ -174,32 +179,6 @@ def _rival_whole(subject: Subject, bits: int, method: str) -> dict[str, Any]:
         parts["vision"] = recipe
     model = subject.fresh()
     return _measured_whole(subject, model, quantize(model, Recipe(parts=parts), subject.calibration))
-
-
-def _ecm_whole(subject: Subject, bits: int, axis: Axis, found: dict[str, Any]) -> dict[str, Any]:
-    """The vision encoder as its search left it, then the language model on what that gives it, as `search_ecm` goes."""
-    if "rows" not in found:
-        return found
-    model = subject.fresh()
-    vision = _found_recipe(subject, bits, axis, found)
-    tensors = dict(quantize(model, vision, subject.calibration).tensors)
-    search = _part_search(subject, bits, "language", axis, scaled=False)
-    parts: dict[Part, PartSearch | None] = {"vision": None, "language": search, "other": None}
-    try:
-        language = search_ecm(model, subject.calibration, subject.search_accuracy, parts)
-    except SearchError as error:
-        return {"refused": str(error)}
-    tensors |= language.quantization.tensors
-    quantization = replace(language.quantization, tensors=tensors)
-    return {**_measured_whole(subject, model, quantization), "search_accuracy": language.accuracy}
-
-
-def _found_recipe(subject: Subject, bits: int, axis: Axis, found: dict[str, Any]) -> Recipe:
-    """What a cell says that the scaled search of the vision encoder chose."""
-    layouts = AgqSpace(bits=bits, axis=axis, symmetric=True, group_size=GROUP).schemes()
-    recipe = _alone("vision", PartRecipe(scheme=layouts[0], method=Ecm(alpha=found["alpha"])))
-    names = sorted(schemes_of(subject.model, recipe))
-    return replace(recipe, tensors={name: layouts[number] for name, number in zip(names, found["chosen"], strict=True)})
 
 
 def _measured_whole(subject: Subject, model: nn.Module, quantization: Quantization) -> dict[str, Any]:

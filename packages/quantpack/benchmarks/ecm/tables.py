@@ -1,6 +1,6 @@
 """Markdown tables of the measured cells."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -19,14 +19,17 @@ _NAMES = {
     "mbq": "MBQ",
     "gptq": "GPTQ",
 }
+_RIVALS = ("awq", "smoothquant", "mbq", "gptq")
+_ROUNDINGS = {"nearest": "", "gptq": ", GPTQ rounding"}
+_PARTS = ("language", "vision")
 
 
 def all_tables(cells: Cells) -> str:
     parts = [_fidelity(cells), _shapes(cells)]
     widths = sorted({fields["bits"] for fields, _ in cells.of("fixed")}, reverse=True)
     parts += [_table_1(cells, bits) for bits in widths]
-    parts += [_table_2(cells, bits) for bits in widths if any(cells.of("whole", bits=bits))]
-    parts += [_table_4(cells, bits) for bits in widths if any(cells.of("search", bits=bits))]
+    parts += [_table_2(cells, bits) for bits in widths if any(cells.of("rival", bits=bits))]
+    parts += [_table_4(cells, bits) for bits in widths if any(cells.of("agq", bits=bits))]
     parts += [_seen_and_unseen(cells)]
     files = sorted({(fields["file"], fields["bits"]) for fields, _ in cells.of("matrices")}, reverse=True)
     parts += [_matrices(cells, file) for file in dict.fromkeys(file for file, _ in files)]
@@ -100,106 +103,68 @@ def _full(cells: Cells) -> dict[str, float]:
     return {fields["model"]: value["accuracy"] for fields, value in cells.of("full")}
 
 
-def _rows_of(
-    cells: Cells, section: str, pick: Callable[[Row], Row | None], **wanted: object
-) -> tuple[list[Row], list[str], int]:
-    """A row of each model that has one, those models, and how many were refused."""
-    rows, models, refused = [], [], 0
-    for fields, value in cells.of(section, **wanted):
-        row = pick(value)
-        if row is None:
-            refused += 1
-        else:
-            rows.append(row)
-            models.append(fields["model"])
-    return rows, models, refused
-
-
-def _of_search(name: str) -> Callable[[Row], Row | None]:
-    return lambda value: value["rows"][name] if "rows" in value else None
-
-
-def _itself(value: Row) -> Row:
-    return value
-
-
-def _row(cells: Cells, label: str, bits: str, section: str, pick: Callable[[Row], Row | None], **wanted: object) -> Row:
-    rows, models, refused = _rows_of(cells, section, pick, bits=bits, **wanted)
-    note = f" ({refused} of {refused + len(rows)} refused)" if refused else ""
-    return {"cells": [f"{label}{note}", *_described(rows, int(bits), _full(cells), models)]}
+def _row(cells: Cells, label: str, bits: str, section: str, rounding: str = "", **wanted: object) -> list[str]:
+    """The means over the models; of a search the codes by one rounding."""
+    found = list(cells.of(section, bits=bits, **wanted))
+    rows = [value["rows"][rounding] if rounding else value for _, value in found]
+    return [label, *_described(rows, int(bits), _full(cells), [fields["model"] for fields, _ in found])]
 
 
 _HEAD = ("CR", "bits/code / with scales", "accuracy", "drop")
 
 
 def _table_1(cells: Cells, bits: str) -> str:
-    full = _full(cells)
     lines = []
     for part in ("language", "vision"):
         rows = [
-            _row(cells, _NAMES[name], bits, "fixed", _itself, part=part, granularity=name)
+            _row(cells, _NAMES[name], bits, "fixed", part=part, granularity=name)
             for name in ("tensor", "channel", "group32")
         ]
-        rows += [
-            _row(cells, _NAMES[name], bits, "method", _itself, part=part, method=name)
-            for name in ("awq", "smoothquant", "mbq", "gptq")
-        ]
-        kind = "scaled" if part == "vision" else "agq"
+        rows += [_row(cells, _NAMES[name], bits, "method", part=part, method=name) for name in _RIVALS]
         for axis in ("out", "in"):
-            where = {"part": part, "axis": axis, "kind": kind}
-            rows += [
-                _row(cells, f"ECM, axis {axis}{note}", bits, "search", _of_search(rounding), **where)
-                for rounding, note in (("nearest", ""), ("gptq", ", GPTQ rounding"))
-            ]
-        lines += [[part if number == 0 else "", *row["cells"]] for number, row in enumerate(rows)]
-    title = f"Table 1, INT{bits}: one part quantized; 16 bits: {spread([100 * each for each in full.values()], 1)}"
-    return _table(title, ("part", "method", *_HEAD), lines)
+            # ECM in the vision encoder has its own section: no zero points, and scaling.
+            section, where = ("ecm", {}) if part == "vision" else ("agq", {"part": part})
+            for rounding, note in _ROUNDINGS.items():
+                rows.append(_row(cells, f"ECM, axis {axis}{note}", bits, section, rounding, axis=axis, **where))
+        lines += [[part if number == 0 else "", *row] for number, row in enumerate(rows)]
+    full = spread([100 * each for each in _full(cells).values()], 1)
+    return _table(f"Table 1, INT{bits}: one part quantized; 16 bits: {full}", ("part", "method", *_HEAD), lines)
 
 
 def _table_4(cells: Cells, bits: str) -> str:
     lines = []
-    for axis in ("out", "in"):
-        for part, kind, name, label in (
-            ("vision", "", "", "group 32"),
-            ("vision", "agq", "nearest", "+ AGQ"),
-            ("vision", "agq", "gptq", "+ AGQ, GPTQ rounding"),
-            ("vision", "scaled", "symmetric-nearest", "+ symmetric"),
-            ("vision", "scaled", "symmetric-gptq", "+ symmetric, GPTQ rounding"),
-            ("vision", "scaled", "nearest", "+ scaling"),
-            ("vision", "scaled", "gptq", "+ scaling, GPTQ rounding"),
-            ("language", "", "", "group 32"),
-            ("language", "agq", "nearest", "+ AGQ"),
-            ("language", "agq", "gptq", "+ AGQ, GPTQ rounding"),
-        ):
-            if not kind:
-                row = _row(cells, label, bits, "fixed", _itself, part=part, granularity="group32")
-            else:
-                row = _row(cells, label, bits, "search", _of_search(name), part=part, axis=axis, kind=kind)
-            lines.append([axis, part, *row["cells"]])
+    for part in ("vision", "language"):
+        lines.append(["", part, *_row(cells, "group 32", bits, "fixed", part=part, granularity="group32")])
+        for axis in ("out", "in"):
+            for rounding, note in _ROUNDINGS.items():
+                row = _row(cells, f"+ AGQ{note}", bits, "agq", rounding, part=part, axis=axis)
+                lines.append([axis, part, *row])
+            for prefix, step in (("symmetric-", "+ symmetric"), ("", "+ scaling")):
+                for rounding, note in _ROUNDINGS.items():
+                    if part == "vision":
+                        row = _row(cells, f"{step}{note}", bits, "ecm", f"{prefix}{rounding}", axis=axis)
+                        lines.append([axis, part, *row])
     return _table(f"Table 4, INT{bits}: what each step of ECM does", ("axis", "part", "steps", *_HEAD), lines)
 
 
 def _table_2(cells: Cells, bits: str) -> str:
     full = {fields["model"]: value for fields, value in cells.of("full")}
+    rivals = {label: cells.of("rival", bits=bits, method=name) for name, label in (("awq", "AWQ+C"), ("mbq", "MBQ+C"))}
+    rows = {label: [(fields["model"], value) for fields, value in found] for label, found in rivals.items()}
+    for axis in ("out", "in"):
+        found = cells.of("ecm", bits=bits, axis=axis)
+        rows[f"ECM, axis {axis}"] = [(fields["model"], value["whole"]) for fields, value in found]
     lines = []
-    labels = {"awq": "AWQ+C", "mbq": "MBQ+C", "ecm-out": "ECM, axis out", "ecm-in": "ECM, axis in"}
-    for method, label in labels.items():
-        found = list(cells.of("whole", bits=bits, method=method))
-        values = [(fields["model"], value) for fields, value in found if "accuracy" in value]
+    for label, values in rows.items():
         if not values:
-            lines.append([f"{label} (refused)" if found else label, *["-"] * 6])
             continue
-        crs = {
-            part: [v["cr"][part] * int(bits) / 4 for _, v in values if part in v["cr"]]
-            for part in ("language", "vision")
-        }
+        crs = {part: [v["cr"][part] * int(bits) / 4 for _, v in values if part in v["cr"]] for part in _PARTS}
         counted = [saving(full[m]["counts"], v["cr"]["language"], v["cr"].get("vision")) for m, v in values]
         real = [1 - v["weight_bytes"] / v["int4_language_bytes"] for _, v in values]
-        note = f" ({len(found) - len(values)} of {len(found)} refused)" if len(values) < len(found) else ""
         lines.append(
             [
-                f"{label}{note}",
-                *(f"{fmean(crs[part]):.3f}" if crs[part] else "-" for part in ("language", "vision")),
+                label,
+                *(f"{fmean(crs[part]):.3f}" if crs[part] else "-" for part in _PARTS),
                 f"{fmean(counted):.1%}",
                 f"{fmean(real):.1%}",
                 spread([100 * v["accuracy"] for _, v in values], 1),
@@ -213,29 +178,23 @@ def _table_2(cells: Cells, bits: str) -> str:
 def _seen_and_unseen(cells: Cells) -> str:
     """How much of what a search found holds on questions it did not look at."""
     full = {fields["model"]: value for fields, value in cells.of("full")}
-    groups: dict[tuple[str, str, str, str], list[tuple[float, float, float]]] = {}
-    for fields, value in cells.of("search"):
-        if "rows" not in value:
-            continue
+    drops: dict[tuple[str, str, str], list[tuple[float, float, float]]] = {}
+    found = [(f, f["part"], "AGQ", v, v["rows"]["nearest"]) for f, v in cells.of("agq")]
+    found += [(f, "vision", "symmetric, scaling", v, v["rows"]["nearest"]) for f, v in cells.of("ecm")]
+    for fields, part, kind, value, row in found:
         before = full[fields["model"]]
         seen = next(accuracy for alpha, _, accuracy, _ in value["scalings"] if alpha == value["alpha"])
-        drops = (
+        drop = (
             before["search_accuracy"] - value["floor"],
             before["search_accuracy"] - seen,
-            before["accuracy"] - value["rows"]["nearest"]["accuracy"],
+            before["accuracy"] - row["accuracy"],
         )
-        groups.setdefault((fields["bits"], fields["part"], fields["kind"], fields["axis"]), []).append(drops)
+        drops.setdefault((f"INT{fields['bits']}", part, f"{kind}, axis {fields['axis']}"), []).append(drop)
     lines = [
-        [
-            f"INT{bits}",
-            part,
-            kind,
-            axis,
-            *(spread([100 * each for each in column], 1) for column in zip(*drops, strict=True)),
-        ]
-        for (bits, part, kind, axis), drops in sorted(groups.items())
+        [*key, *(spread([100 * each for each in column], 1) for column in zip(*values, strict=True))]
+        for key, values in sorted(drops.items())
     ]
-    head = ("", "part", "search", "axis", "drop allowed", "drop on the questions searched", "drop on test questions")
+    head = ("", "part", "search", "drop allowed", "drop on the questions searched", "drop on test questions")
     return _table("What a search sees and what it does not", head, lines) if lines else ""
 
 
