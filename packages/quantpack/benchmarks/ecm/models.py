@@ -19,7 +19,8 @@ from quantpack.methods.ecm import Ecm, Rounding
 from quantpack.methods.registry import METHODS
 from quantpack.packing import pack_model
 from quantpack.scheme import Axis
-from quantpack.search.ecm import ALPHAS, PartResult
+from quantpack.search.ecm import ALPHAS
+from quantpack.search.ecm_result import PartResult
 from quantpack.search.sizing import CodeSize, size_of
 from quantpack.selection import PARTS, Part, part_of
 from quantpack.source import WEIGHTS

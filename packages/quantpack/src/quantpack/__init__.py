@@ -25,7 +25,8 @@ from quantpack.recipe import PartRecipe, Recipe
 from quantpack.report import PartReport
 from quantpack.scheme import Axis, Block, Granularity, Scheme
 from quantpack.search.candidates import AgqSpace
-from quantpack.search.ecm import EcmResult, PartSearch, search_ecm
+from quantpack.search.ecm import PartSearch, search_ecm
+from quantpack.search.ecm_result import EcmResult
 from quantpack.search.options import EcmSearch
 from quantpack.sweeping import Setting, Sweep, standard_settings, sweep
 from quantpack.totals import QuantizedModel

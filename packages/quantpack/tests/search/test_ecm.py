@@ -12,7 +12,8 @@ from transformers import LlavaForConditionalGeneration
 from quantpack import Axis, SearchError, dequantize
 from quantpack.scheme import scheme_from_fields
 from quantpack.search.candidates import AgqSpace
-from quantpack.search.ecm import EcmResult, PartSearch, search_ecm
+from quantpack.search.ecm import PartSearch, search_ecm
+from quantpack.search.ecm_result import EcmResult
 from quantpack.selection import part_of
 
 SPACE = AgqSpace(bits=3, group_size=16, shares=(0.05, 0.1), num_channels=(1, 4, 0))
