@@ -74,6 +74,8 @@ def main() -> int:
     # The server holds the other end; when it dies, so does its work.
     call_at_stdin_end(lambda: os._exit(1))
     work(JobTable(arguments.store), LocalStore(arguments.store), arguments.job)
+    # Nothing is open any more; an interpreter that ends would only print where it was.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return 0
 
 
