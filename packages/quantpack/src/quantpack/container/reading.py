@@ -119,9 +119,10 @@ class PackReader:
         """
         entry = self._quantized[name]
         scheme, where = self._scheme(entry), self._place(name)
-        codes = np.empty(packed_bytes(entry.num_weights), dtype=np.uint8)
-        self._frames(entry).read_into(codes, self._code_check(entry), self._num_threads)
-        self._check_end(entry, codes)
+        # By torch: numpy asks for huge pages, which the system may take longer to find than zstd to decode.
+        codes = torch.empty(packed_bytes(entry.num_weights), dtype=torch.uint8)
+        self._frames(entry).read_into(codes.numpy(), self._code_check(entry), self._num_threads)
+        self._check_end(entry, codes.numpy())
         _, scale_bytes, zero_bytes, block_bytes = self._pieces(name)
         # Copied: they outlive the mapping, and must start at a multiple of their size.
         scales = torch.from_numpy(np.frombuffer(bytearray(scale_bytes), dtype=np.uint8)).view(entry.dtype)
@@ -136,7 +137,7 @@ class PackReader:
             except WeightError as error:
                 raise CorruptPackError(str(error)) from error
         return PackedTensor(
-            codes=torch.from_numpy(codes),
+            codes=codes,
             scales=scales,
             zeros=None if scheme.symmetric else self._zeros(entry, zero_bytes),
             channel_blocks=blocks,
