@@ -129,5 +129,6 @@ def sweep_artifact(
         data.samples(model.path),
         data.questions(model.path, "test"),
         search=None if search is None else search.parts(),
+        search_questions=None if search is None else data.questions(model.path, "train"),
         on_progress=on_progress,
     )

@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,9 +20,9 @@ from quantpack.packing import pack_model
 from quantpack.quantizing import quantize
 from quantpack.recipe import Embeddings, PartRecipe, Recipe
 from quantpack.scheme import Axis, Granularity, Scheme
-from quantpack.search.candidates import AgqSpace
-from quantpack.search.ecm import LANGUAGE, VISION, PartSearch, search_ecm
-from quantpack.selection import Part
+from quantpack.search.drawing import check_can_draw
+from quantpack.search.ecm import search_ecm
+from quantpack.search.options import EcmSearch
 from quantpack.sweeping import standard_settings
 from quantpack.sweeping import sweep as sweep_model
 from quantpack.unpacking import unpack as unpack_model
@@ -42,7 +41,7 @@ Calibration = Annotated[
 ]
 Images = Annotated[Path | None, typer.Option(help="Folder that image paths of DATA are relative to.")]
 NumSamples = Annotated[int, typer.Option(help="Questions of DATA to calibrate on, of split train where it has splits.")]
-NumQuestions = Annotated[int, typer.Option(help="Questions to measure accuracy on, of split test where it has splits.")]
+NumQuestions = Annotated[int, typer.Option(help="Questions to measure accuracy on; a search asks those of train.")]
 MaxDrop = Annotated[
     float | None, typer.Option(help="ECM's search: layouts and scaling that cost each part at most so much accuracy.")
 ]
@@ -79,7 +78,8 @@ def pack(
     if max_drop is not None:
         if data is None:
             raise UserError("--max-drop: expected --calibration, for accuracy is measured on its questions")
-        _pack_searched(src, out, data, _searches(bits, group_size, axis, max_drop, rounding))
+        search = EcmSearch(max_drop=max_drop, bits=bits, group_size=group_size, axis=axis, rounding=rounding)
+        _pack_searched(src, out, data, search)
     else:
         scheme = Scheme(
             bits=bits, granularity=granularity, group_size=group_size, num_rows=rows, axis=axis, symmetric=symmetric
@@ -168,15 +168,19 @@ def sweep(
     """Quantizes MODEL in every standard way and draws compression against accuracy."""
     if out.exists():
         raise OutputExistsError(f"{out}: expected a path that does not exist yet")
+    check_can_draw()
     data = Data(calibration, images, num_samples, num_questions)
-    searches = None if max_drop is None else _searches(bits, group_size, axis, max_drop, "nearest")
+    search = None
+    if max_drop is not None:
+        search = EcmSearch(max_drop=max_drop, bits=bits, group_size=group_size, axis=axis)
     with progress("sweep") as bar:
         found = sweep_model(
             open_model(model),
             standard_settings(bits=bits, symmetric=symmetric),
             data.samples(model),
-            data.questions(model),
-            search=searches,
+            data.questions(model, "test"),
+            search=None if search is None else search.parts(),
+            search_questions=None if search is None else data.questions(model, "train"),
             on_progress=bar.update,
         )
     picture = found.svg()
@@ -201,12 +205,13 @@ def _pack(src: Path, out: Path, recipe: Recipe, data: Data | None) -> None:
         pack_model(model, quantize(model, recipe, samples, bar.update), out, like=src)
 
 
-def _pack_searched(src: Path, out: Path, data: Data, searches: dict[Part, PartSearch]) -> None:
+def _pack_searched(src: Path, out: Path, data: Data, search: EcmSearch) -> None:
     if out.exists():
         raise OutputExistsError(f"{out}: expected a path that does not exist yet")
+    check_can_draw()
     model = open_model(src)
     with progress("search") as bar:
-        found = search_ecm(model, data.samples(src), data.accuracy(src), searches, bar.update)
+        found = search_ecm(model, data.samples(src), data.search_accuracy(src), search.parts(), bar.update)
     pictures = {"quantization.svg": found.svg()}
     pack_model(model, found.quantization, out, like=src, record={"search": found.as_fields()}, pictures=pictures)
     for part, result in found.parts.items():
@@ -215,14 +220,6 @@ def _pack_searched(src: Path, out: Path, data: Data, searches: dict[Part, PartSe
             f"alpha {result.chosen.alpha:g}, accuracy {result.chosen.accuracy:.4f}, floor {result.agq.floor:.4f}"
         )
     typer.echo(f"accuracy  {found.full_accuracy:.4f} -> {found.accuracy:.4f}")
-
-
-def _searches(bits: int, group_size: int, axis: Axis, max_drop: float, rounding: Rounding) -> dict[Part, PartSearch]:
-    def with_options(search: PartSearch) -> PartSearch:
-        space = AgqSpace(bits=bits, group_size=group_size, axis=axis, symmetric=search.space.symmetric)
-        return replace(search, space=space, max_drop=max_drop, rounding=rounding)
-
-    return {"vision": with_options(VISION), "language": with_options(LANGUAGE)}
 
 
 def main() -> int:

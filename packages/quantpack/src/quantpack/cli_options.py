@@ -39,14 +39,14 @@ class Data:
         found = read_questions(model_dir, self.file, self.images, split="train", num_questions=self.num_samples)
         return as_samples(batches(found, _BATCH_SIZE))
 
-    def questions(self, model_dir: Path) -> list[Question]:
-        """Questions to measure on, of split "test" where the file has splits."""
-        found = read_questions(model_dir, self.file, self.images, split="test", num_questions=self.num_questions)
+    def questions(self, model_dir: Path, split: Literal["train", "test"]) -> list[Question]:
+        """Questions to measure on, of a split where the file has splits: a search must not see "test"."""
+        found = read_questions(model_dir, self.file, self.images, split=split, num_questions=self.num_questions)
         return batches(found, _BATCH_SIZE)
 
-    def accuracy(self, model_dir: Path) -> Accuracy:
-        """Answer accuracy on those questions."""
-        questions = self.questions(model_dir)
+    def search_accuracy(self, model_dir: Path) -> Accuracy:
+        """Answer accuracy on training questions."""
+        questions = self.questions(model_dir, "train")
         return lambda model: answer_accuracy(model, questions)
 
 

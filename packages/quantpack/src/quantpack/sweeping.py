@@ -128,6 +128,7 @@ def sweep(
     questions: Sequence[Question],
     *,
     search: Mapping[Part, PartSearch] | None = None,
+    search_questions: Sequence[Question] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Sweep:
     """Quantizes a model in each way and measures it; the model ends as it began.
@@ -137,7 +138,9 @@ def sweep(
         settings: What to try.
         calibration: Keyword arguments of its forward, for the methods.
         questions: What accuracy is measured on, as they are or in batches.
-        search: Also runs ECM's search, with the accuracy on these questions.
+        search: Also runs ECM's search.
+        search_questions: What its floor is held on: others than `questions`, or the result flatters itself. None:
+            `questions`.
         on_progress: Called after each setting, and after each trial of the search.
 
     Raises:
@@ -158,8 +161,9 @@ def sweep(
     paths: dict[Part, Sequence[Trial]] = {}
     if search is not None:
         with restored(model):
-            found = search_ecm(model, samples, lambda each: answer_accuracy(each, questions), search, on_progress)
-        points.append(_point("ECM", "ECM", found.quantization.tensors, found.accuracy))
+            asked = questions if search_questions is None else search_questions
+            found = search_ecm(model, samples, lambda each: answer_accuracy(each, asked), search, on_progress)
+            points.append(_point("ECM", "ECM", found.quantization.tensors, answer_accuracy(model, questions)))
         paths = {part: result.agq.trials for part, result in found.parts.items()}
     return Sweep(full_accuracy=full, points=tuple(points), paths=paths)
 

@@ -1,6 +1,5 @@
-import builtins
+import importlib.util
 import xml.etree.ElementTree as ElementTree
-from typing import Any
 
 import pytest
 
@@ -39,13 +38,7 @@ def test_a_name_is_no_formula() -> None:
 
 
 def test_says_which_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
     with pytest.raises(MissingExtraError, match=r"vlmpress-quantpack\[plot\]"):
         trade_off_svg(POINTS, {}, None)

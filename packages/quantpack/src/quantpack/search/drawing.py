@@ -1,5 +1,6 @@
 """Compression against accuracy, as SVG (ECM Figures 4 and 6)."""
 
+import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,16 @@ class Point:
 _MARKERS = "sD^voPX*"
 
 
+def check_can_draw() -> None:
+    """Looks before long work whether its picture can be drawn.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("drawing: expected matplotlib; pip install 'vlmpress-quantpack[plot]'")
+
+
 def trade_off_svg(points: Sequence[Point], paths: dict[str, Sequence[Trial]], full_accuracy: float | None) -> str:
     """Points, and the way each search took: its accepted steps as a line, refused ones as crosses, its end as a star.
 
@@ -41,11 +52,10 @@ def trade_off_svg(points: Sequence[Point], paths: dict[str, Sequence[Trial]], fu
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("drawing: expected matplotlib; pip install 'vlmpress-quantpack[plot]'") from error
+    check_can_draw()
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.4, 4.2))
     axes = figure.add_subplot()
     for number, kind in enumerate(dict.fromkeys(point.kind for point in points)):
