@@ -1,5 +1,6 @@
 """ECM's Tables 1, 2 and 4, and Figures 4 and 6, on trained models."""
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,6 +40,7 @@ FIXED: dict[str, Scheme] = {
 # As the paper ran them: SmoothQuant per tensor, the others in groups.
 RIVALS = {"awq": "group32", "smoothquant": "tensor", "mbq": "group32", "gptq": "group32"}
 AXES: tuple[Axis, ...] = ("out", "in")
+ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq")
 
 
 def measure_tables(
@@ -93,12 +95,14 @@ def _alone(part: Part, recipe: PartRecipe) -> Recipe:
     return Recipe(parts={each: recipe if each == part else None for each in PARTS})
 
 
-def _part_search(subject: Subject, bits: int, part: Part, axis: Axis, *, scaled: bool) -> PartSearch:
-    """The floor is DROP below the worse of the model as it is and with the part in groups, where the search starts."""
-    model = subject.fresh()
+def _part_search(
+    subject: Subject, model: nn.Module, bits: int, part: Part, axis: Axis, *, scaled: bool = False
+) -> PartSearch:
+    """The floor is DROP below the worse of the model and the model with the part in groups: the start of the search."""
+    start = copy.deepcopy(model)
     space = AgqSpace(bits=bits, axis=axis, symmetric=scaled, group_size=GROUP)
-    quantize(model, _alone(part, PartRecipe(scheme=space.schemes()[0])), subject.calibration)
-    lost = max(0.0, subject.search_accuracy(subject.model) - subject.search_accuracy(model))
+    quantize(start, _alone(part, PartRecipe(scheme=space.schemes()[0])), subject.calibration)
+    lost = max(0.0, subject.search_accuracy(model) - subject.search_accuracy(start))
     return PartSearch(space=space, max_drop=lost + DROP, alphas=ALPHAS if scaled else (0.0,))
 
 
@@ -107,8 +111,8 @@ def _agq(subject: Subject, bits: int, part: Part, axis: Axis, *, watched: bool) 
 
     `watched` measures each trial on the test questions as well.
     """
-    search = _part_search(subject, bits, part, axis, scaled=False)
     model = subject.fresh()
+    search = _part_search(subject, model, bits, part, axis)
     tested: list[float] = []
 
     def accuracy(changed: nn.Module) -> float:
@@ -124,29 +128,25 @@ def _agq(subject: Subject, bits: int, part: Part, axis: Axis, *, watched: bool) 
 
 
 def _ecm(subject: Subject, bits: int, axis: Axis) -> dict[str, Any]:
-    """Both parts searched, for Table 2; and what came of the vision encoder with the language model as it was."""
-    searches = {part: _part_search(subject, bits, part, axis, scaled=part == "vision") for part in SEARCHED}
+    """Vision encoder, then language model, as `search_ecm` goes; each floor counts from what is there by then."""
     model = subject.fresh()
-    found = search_ecm(model, subject.calibration, subject.search_accuracy, {**searches, "other": None})
-    vision = subject.fresh()
-    quantized = dict(model.named_parameters())
-    for name, parameter in vision.named_parameters():
-        if part_of(name) == "vision":
-            parameter.data.copy_(quantized[name])
-    codes = {name: each for name, each in found.quantization.tensors.items() if part_of(name) == "vision"}
-    rows = {"nearest": subject.row(vision, codes)}
-    recipe = replace(found.quantization.recipe, parts={**found.quantization.recipe.parts, "language": None})
-    rounding: Rounding
-    for label, alpha in (("", found.parts["vision"].chosen.alpha), ("symmetric-", 0.0)):
-        for rounding in ("nearest", "gptq"):
+    search = _part_search(subject, model, bits, "vision", axis, scaled=True)
+    vision = search_ecm(model, subject.calibration, subject.search_accuracy, dict.fromkeys(PARTS) | {"vision": search})
+    rows = {"nearest": subject.row(model, vision.quantization.tensors)}
+    for label, alpha in (("", vision.parts["vision"].chosen.alpha), ("symmetric-", 0.0)):
+        for rounding in ROUNDINGS:
             if label or rounding == "gptq":
-                again = _with_method(recipe, "vision", Ecm(alpha=alpha, rounding=rounding))
+                again = _with_method(vision.quantization.recipe, "vision", Ecm(alpha=alpha, rounding=rounding))
                 rows[f"{label}{rounding}"] = _fixed(subject, again)
+    way = _way(vision.parts["vision"], search.space, [])
+    search = _part_search(subject, model, bits, "language", axis)
+    found = search_ecm(model, subject.calibration, subject.search_accuracy, dict.fromkeys(PARTS) | {"language": search})
+    both = replace(found.quantization, tensors={**vision.quantization.tensors, **found.quantization.tensors})
     return {
         "rows": rows,
-        **_way(found.parts["vision"], searches["vision"].space, []),
-        "language": _way(found.parts["language"], searches["language"].space, []),
-        "whole": {**_measured_whole(subject, model, found.quantization), "search_accuracy": found.accuracy},
+        **way,
+        "language": _way(found.parts["language"], search.space, []),
+        "whole": {**_measured_whole(subject, model, both), "search_accuracy": found.accuracy},
     }
 
 
