@@ -42,8 +42,8 @@ def split_planes(data: npt.NDArray[np.uint8], dtype: torch.dtype) -> list[memory
     words = data.view(_WORDS[size])
     if _is_rotated(dtype):
         words = (words << 1) | (words >> (8 * size - 1))
-    columns = words.view(np.uint8).reshape(-1, size)
-    return [np.ascontiguousarray(columns[:, number]).data for number in range(size)]
+    # Shifting whole words is several times as fast as picking every second byte.
+    return [(words >> (8 * number)).astype(np.uint8).data for number in range(size)]
 
 
 def join_planes(planes: npt.NDArray[np.uint8], dtype: torch.dtype, target: npt.NDArray[np.uint8]) -> None:
@@ -55,12 +55,16 @@ def join_planes(planes: npt.NDArray[np.uint8], dtype: torch.dtype, target: npt.N
         target: uint8 of the same length, written over.
     """
     size = dtype.itemsize
-    target.reshape(-1, size)[...] = planes.reshape(size, -1).T
+    columns = planes.reshape(size, -1)
+    words = columns[size - 1].astype(_WORDS[size])
+    for column in columns[size - 2 :: -1] if size > 1 else ():
+        words <<= 8
+        words |= column
     if _is_rotated(dtype):
-        words = target.view(_WORDS[size])
         lowest = words << (8 * size - 1)
         words >>= 1
         words |= lowest
+    target.view(_WORDS[size])[:] = words
 
 
 def _is_rotated(dtype: torch.dtype) -> bool:
