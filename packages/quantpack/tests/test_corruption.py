@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,6 +138,8 @@ LIES: dict[str, Callable[[dict], object]] = {
     "axis": lambda fields: fields["schemes"][0].update(axis="up"),
     "scheme of nothing": set_field("quantized", 4, 1),
     "scheme no number": set_field("quantized", 4, "group"),
+    "checksum": set_field("quantized", 6, 1),
+    "checksum no number": set_field("quantized", 6, "0"),
     "blocks of one block": set_field("quantized", 5, 9),
     "row too short": lambda fields: fields["quantized"].append(["x"]),
     "row no list": lambda fields: fields["quantized"].append(7),
@@ -324,8 +327,25 @@ def test_impossible_scales_are_refused(small_pack: Path, reseal: Reseal, scale: 
     tensors["quantpack.scales"][:4] = torch.tensor([scale]).view(torch.uint8)
     save_file(tensors, path)
     reseal(small_pack)
+    with pytest.raises(CorruptPackError, match="tensor w: expected scales and zeros with the checksum of the index"):
+        verify(small_pack)
+    sides = (tensors[f"quantpack.{name}"].numpy().tobytes() for name in ("scales", "zeros"))
+    rewrite_index(small_pack, set_field("quantized", 6, zlib.crc32(b"".join(sides))))
+    reseal(small_pack)
     with pytest.raises(CorruptPackError, match="tensor w: expected finite positive scales"):
         verify(small_pack)
+
+
+def test_every_flipped_scale_and_zero_is_found_by_the_parsers_alone(small_pack: Path) -> None:
+    path = small_pack / "model.safetensors"
+    tensors = load_file(path)
+    for name in ("quantpack.scales", "quantpack.zeros"):
+        for place in range(len(tensors[name])):
+            changed = tensors[name].clone()
+            changed[place] ^= 1
+            save_file({**tensors, name: changed}, path)
+            with pytest.raises(CorruptPackError, match="tensor w: expected"):
+                PackReader(path).packed("w")
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "dtype", "two rows"])

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import resource
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import zstandard
 
 from quantpack import QuantpackError
-from quantpack.container.index import decode_index
+from quantpack.container.index import Index, decode_index
 from quantpack.container.writing import CARRIERS, INDEX
 
 ROOM_BYTES = 256 << 20
@@ -123,18 +124,40 @@ def change_bytes(random: Random, data: bytes) -> bytes:
 
 def refit(parts: Parts) -> None:
     """Cuts or fills the carriers to the sizes that the index gives them, where it gives any."""
-    try:
-        index = decode_index(
-            zstandard.ZstdCompressor(write_checksum=True).compress(json.dumps(parts.index).encode()), ""
-        )
-        rows = [entry.carrier_bytes() for entry in index.quantized]
-        sizes = [sum(row[number] for row in rows) for number in range(4)]
-    except (QuantpackError, RecursionError):
+    index = decoded(parts)
+    if index is None:
         return
+    rows = [entry.carrier_bytes() for entry in index.quantized]
+    sizes = [sum(row[number] for row in rows) for number in range(4)]
     for name, size in zip(CARRIERS, [*sizes, sum(sum(entry.frame_bytes) for entry in index.kept)], strict=True):
         if size < 1 << 20:
             data = parts.carriers[name] or b"\x3c"
             parts.carriers[name] = (data * -(-size // len(data)))[:size]
+    seal(parts)
+
+
+def decoded(parts: Parts) -> Index | None:
+    """The index as the library reads it, if it does."""
+    try:
+        return decode_index(
+            zstandard.ZstdCompressor(write_checksum=True).compress(json.dumps(parts.index).encode()), ""
+        )
+    except (QuantpackError, RecursionError):
+        return None
+
+
+def seal(parts: Parts) -> None:
+    """Makes the checksums of scales and zeros fit."""
+    index = decoded(parts)
+    if index is None:
+        return
+    scales_at = zeros_at = 0
+    for entry, row in zip(index.quantized, parts.index["quantized"], strict=True):
+        _, num_scales, num_zeros, _ = entry.carrier_bytes()
+        scales = parts.carriers[CARRIERS[1]][scales_at : scales_at + num_scales]
+        zeros = parts.carriers[CARRIERS[2]][zeros_at : zeros_at + num_zeros]
+        row[6] = zlib.crc32(zeros, zlib.crc32(scales))
+        scales_at, zeros_at = scales_at + num_scales, zeros_at + num_zeros
 
 
 def change_index(random: Random, parts: Parts) -> None:
@@ -184,6 +207,8 @@ def change_carrier(random: Random, parts: Parts) -> None:
     name = random.choice([name for name in CARRIERS[1:4] if parts.carriers[name]])
     data = parts.carriers[name]
     parts.carriers[name] = (change_bytes(random, data) + data)[: len(data)]
+    if random.random() < 0.8:
+        seal(parts)
 
 
 def change_blocks(random: Random, parts: Parts) -> None:

@@ -24,7 +24,7 @@ from quantpack.errors import CorruptPackError, SchemeError, WeightError
 from quantpack.grouping import num_groups
 from quantpack.scheme import Scheme, scheme_from_fields
 
-VERSION = 3
+VERSION = 4
 # 100,000 tensors take about 10 MB.
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
 # JSON of 100,000 tensors with numbers for names shrinks to a hundredth; what claims far more is a bomb.
@@ -47,6 +47,7 @@ class Entry:
         frame_bytes: Compressed bytes of each frame.
         scheme: How a quantized tensor was quantized; None for a kept one.
         block_bytes: Compressed bytes of the block of each channel; 0 where the scheme has one block.
+        side_crc32: Of a quantized tensor's scales and zeros, which are in no frame.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Entry:
     frame_bytes: tuple[int, ...]
     scheme: Scheme | None = None
     block_bytes: int = 0
+    side_crc32: int = 0
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -131,7 +133,9 @@ def encode_index(index: Index) -> bytes:
         "version": VERSION,
         "schemes": [scheme.as_fields() for scheme in numbers],
         "quantized": [
-            [*_row(entry), numbers[entry.scheme], entry.block_bytes] for entry in index.quantized if entry.scheme
+            [*_row(entry), numbers[entry.scheme], entry.block_bytes, entry.side_crc32]
+            for entry in index.quantized
+            if entry.scheme
         ],
         "kept": [_row(entry) for entry in index.kept],
         "aliases": dict(index.aliases),
@@ -193,8 +197,8 @@ def _row(entry: Entry) -> list[object]:
 
 
 def _quantized_entry(row: object, schemes: list[Scheme], where: str) -> Entry:
-    if not isinstance(row, list) or len(row) != 6:
-        raise CorruptPackError(f"{where}: expected a tensor's four fields, scheme and blocks, got {row!r:.80}")
+    if not isinstance(row, list) or len(row) != 7:
+        raise CorruptPackError(f"{where}: expected seven fields of a quantized tensor, got {row!r:.80}")
     entry = _entry(row[:4], where)
     if entry.dtype not in SCALE_DTYPES or len(entry.shape) < 2 or not all(entry.shape):
         raise CorruptPackError(
@@ -202,7 +206,7 @@ def _quantized_entry(row: object, schemes: list[Scheme], where: str) -> Entry:
         )
     if not _are_sizes(row[4:]) or row[4] >= len(schemes):
         raise CorruptPackError(f"{where}: tensor {entry.name}: expected one of {len(schemes)} schemes, got {row[4:]!r}")
-    entry = replace(entry, scheme=schemes[row[4]], block_bytes=row[5])
+    entry = replace(entry, scheme=schemes[row[4]], block_bytes=row[5], side_crc32=row[6])
     if bool(entry.block_bytes) != (len(schemes[row[4]].layout()) > 1):
         raise CorruptPackError(f"{where}: tensor {entry.name}: {row[5]} bytes of blocks do not fit its scheme")
     if entry.block_bytes and entry.num_channels > MAX_RATIO * entry.block_bytes:

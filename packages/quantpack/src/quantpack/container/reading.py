@@ -1,6 +1,7 @@
 """Reads the packed weights that `writing` writes."""
 
 import mmap
+import zlib
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
@@ -124,6 +125,8 @@ class PackReader:
         self._frames(entry).read_into(codes.numpy(), self._code_check(entry), self._num_threads)
         self._check_end(entry, codes.numpy())
         _, scale_bytes, zero_bytes, block_bytes = self._pieces(name)
+        if zlib.crc32(zero_bytes, zlib.crc32(scale_bytes)) != entry.side_crc32:
+            raise CorruptPackError(f"{where}: expected scales and zeros with the checksum of the index")
         # Copied: they outlive the mapping, and must start at a multiple of their size.
         scales = torch.from_numpy(np.frombuffer(bytearray(scale_bytes), dtype=np.uint8)).view(entry.dtype)
         if not _are_positive(scales):

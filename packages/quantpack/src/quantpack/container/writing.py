@@ -8,6 +8,7 @@ small tensor's scales.
 import shutil
 import tempfile
 import weakref
+import zlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -81,9 +82,10 @@ class PackWriter:
         self._take(name)
         codes = packed.codes.numpy().data
         frame_bytes = self._spool(CARRIERS[0], (compress_frame(codes[b:e]) for b, e in frame_extents(len(codes))))
-        self._spool(CARRIERS[1], [packed.scales.contiguous().view(torch.uint8).numpy().data])
-        if packed.zeros is not None:
-            self._spool(CARRIERS[2], [pack_nibbles(packed.zeros).numpy().data])
+        scales = packed.scales.contiguous().view(torch.uint8).numpy().data
+        zeros = b"" if packed.zeros is None else pack_nibbles(packed.zeros).numpy().data
+        self._spool(CARRIERS[1], [scales])
+        self._spool(CARRIERS[2], [zeros])
         block_bytes = 0
         if packed.channel_blocks is not None:
             (block_bytes,) = self._spool(CARRIERS[3], [compress_frame(packed.channel_blocks.numpy().data)])
@@ -95,6 +97,7 @@ class PackWriter:
                 frame_bytes=tuple(frame_bytes),
                 scheme=packed.scheme,
                 block_bytes=block_bytes,
+                side_crc32=zlib.crc32(zeros, zlib.crc32(scales)),
             )
         )
 
