@@ -33,7 +33,6 @@ WAYS = (
     ("group, int4 embeddings", "group", "int4", None),
     ("agq, calibrated", "agq", "keep", "rtn"),
     ("group, gptq", "group", "keep", "gptq"),
-    ("group, awq", "group", "keep", "awq"),
 )
 
 
