@@ -35,7 +35,10 @@ app = typer.Typer(help="INT4 quantization with lossless packing.", no_args_is_he
 
 Bits = Annotated[int, typer.Option(help="Of one code: 2 to 4.")]
 GroupSize = Annotated[int, typer.Option(help="Weights in one group; with agq, of the fine block.")]
-AxisOption = Annotated[Axis, typer.Option(help="What a channel is: an output (row) or an input (column).")]
+AxisOption = Annotated[
+    Axis | None,
+    typer.Option(help="What a channel is: an output (row), which is the default, or an input (column)."),
+]
 Calibration = Annotated[
     Path | None, typer.Option(metavar="DATA", help="LLaVA JSON/JSONL, or JSONL of image, question, answer.")
 ]
@@ -56,7 +59,7 @@ def pack(
     granularity: Annotated[Granularity, typer.Option(help="What shares one scale.")] = "group",
     group_size: GroupSize = 128,
     rows: Annotated[int, typer.Option(help="Channels that share a scale, with --granularity rows.")] = 2,
-    axis: AxisOption = "out",
+    axis: AxisOption = None,
     symmetric: Annotated[bool, typer.Option("--symmetric", help="No zero points.")] = False,
     method: Annotated[MethodName, typer.Option(help="How codes are found.")] = "rtn",
     rounding: Annotated[Rounding, typer.Option(help="gptq: with error feedback; needs --calibration.")] = "nearest",
@@ -82,7 +85,12 @@ def pack(
         _pack_searched(src, out, data, search)
     else:
         scheme = Scheme(
-            bits=bits, granularity=granularity, group_size=group_size, num_rows=rows, axis=axis, symmetric=symmetric
+            bits=bits,
+            granularity=granularity,
+            group_size=group_size,
+            num_rows=rows,
+            axis=axis or "out",
+            symmetric=symmetric,
         )
         part = PartRecipe(scheme=scheme, method=method_of(method, rounding, alpha))
         _pack(src, out, Recipe(default=part, embeddings=embeddings), data)
@@ -157,7 +165,7 @@ def sweep(
     bits: Bits = 4,
     symmetric: Annotated[bool, typer.Option("--symmetric", help="No zero points.")] = False,
     group_size: GroupSize = 128,
-    axis: AxisOption = "out",
+    axis: AxisOption = None,
     num_samples: NumSamples = 64,
     num_questions: NumQuestions = 500,
     max_drop: Annotated[

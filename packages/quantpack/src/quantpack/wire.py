@@ -144,7 +144,7 @@ def ecm_search_to_proto(search: EcmSearch) -> pb.EcmSearch:
         max_accuracy_drop=search.max_drop,
         bits=search.bits,
         group_size=search.group_size,
-        axis=_AXES[search.axis],
+        axis=pb.AXIS_UNSPECIFIED if search.axis is None else _AXES[search.axis],
         rounding=_ROUNDINGS[search.rounding],
     )
 
@@ -160,7 +160,7 @@ def ecm_search_from_proto(message: pb.EcmSearch) -> EcmSearch:
         max_drop=message.max_accuracy_drop,
         bits=message.bits or defaults.bits,
         group_size=message.group_size or defaults.group_size,
-        axis=_name(_AXES, message.axis, "search: axis", unspecified="out"),
+        axis=_name(_AXES, message.axis, "search: axis") if message.axis else None,
         rounding=_name(_ROUNDINGS, message.rounding, "search: rounding", unspecified="nearest"),
     )
 

@@ -97,7 +97,7 @@ class PackStep:
         granularity: What shares one scale; "agq" has quantpack's default blocks.
         group_size: Weights in one group, for "group"; of the fine block in a search.
         num_rows: Channels that share a scale, for "rows".
-        axis: What a channel is: an output (row) or an input (column).
+        axis: What a channel is: an output (row) or an input (column); None: rows, in a search what suits a part.
         symmetric: No zero points.
         method: How codes are found.
         rounding: "gptq": with error feedback, for the methods rtn, gptq and ecm, and for what a search keeps.
@@ -113,7 +113,7 @@ class PackStep:
     granularity: Literal["tensor", "channel", "group", "rows", "agq"] = "group"
     group_size: Annotated[int, Field(ge=1)] = 128
     num_rows: Annotated[int, Field(ge=1)] = 2
-    axis: Literal["out", "in"] = "out"
+    axis: Literal["out", "in"] | None = None
     symmetric: bool = False
     method: Literal["rtn", "gptq", "awq", "smoothquant", "mbq", "ecm"] = "rtn"
     rounding: Literal["nearest", "gptq"] = "nearest"

@@ -44,7 +44,7 @@ def order_of(step: PackStep) -> Recipe | EcmSearch:
         granularity=step.granularity,
         group_size=step.group_size,
         num_rows=step.num_rows,
-        axis=step.axis,
+        axis=step.axis or "out",
         symmetric=step.symmetric,
     )
     return Recipe(default=PartRecipe(scheme=scheme, method=_method(step)), embeddings=step.embeddings)

@@ -18,21 +18,21 @@ class EcmSearch:
         max_drop: Accuracy that each part may cost, over 0 and at most 1.
         bits: Of one code.
         group_size: Of the fine block, and where the search starts.
-        axis: What a channel is.
+        axis: What a channel is; None: what `VISION` and `LANGUAGE` say.
         rounding: For the codes that are kept.
     """
 
     max_drop: float = 0.01
     bits: int = 4
     group_size: int = 128
-    axis: Axis = "out"
+    axis: Axis | None = None
     rounding: Rounding = "nearest"
 
     def __post_init__(self) -> None:
         if not 0 < self.max_drop <= 1:
             raise SchemeError(f"search: expected a drop over 0 and at most 1, got {self.max_drop!r}")
         # Each checks what is its own.
-        Scheme(bits=self.bits, group_size=self.group_size, axis=self.axis)
+        Scheme(bits=self.bits, group_size=self.group_size, axis=self.axis or "out")
         Ecm(rounding=self.rounding)
 
     def parts(self) -> dict[Part, PartSearch]:
@@ -40,5 +40,6 @@ class EcmSearch:
         return {"vision": self._part(VISION), "language": self._part(LANGUAGE)}
 
     def _part(self, like: PartSearch) -> PartSearch:
-        space = AgqSpace(bits=self.bits, group_size=self.group_size, axis=self.axis, symmetric=like.space.symmetric)
+        axis = self.axis or like.space.axis
+        space = AgqSpace(bits=self.bits, group_size=self.group_size, axis=axis, symmetric=like.space.symmetric)
         return replace(like, space=space, max_drop=self.max_drop, rounding=self.rounding)
