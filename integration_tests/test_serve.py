@@ -125,6 +125,7 @@ def test_a_pack_job_makes_a_pack_that_is_inspected_verified_and_served(server: A
         digest = states[-1].result
         packs = QuantpackServiceStub(channel)
         inspected = packs.Inspect(quantpack_service_pb2.InspectRequest(artifact=digest), timeout=30)
+        scheme.axis = quantpack_pb2.AXIS_OUT  # what a request without an axis means
         assert inspected.scheme == scheme
         assert inspected.parts[-1].part == "total"
         assert packs.Verify(quantpack_service_pb2.VerifyRequest(artifact=digest), timeout=30).ok
