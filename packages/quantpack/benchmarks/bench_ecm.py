@@ -58,12 +58,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="what image paths are relative to")
     parser.add_argument("--weights", type=Path, help="a folder of trained matrices in safetensors files")
     parser.add_argument("--bits", type=int, action="append", help="of codes; default 4, 3 and 2")
-    parser.add_argument("--search-bits", type=int, action="append", help="for Tables 2 and 4; default 2 and 4")
+    parser.add_argument("--search-bits", type=int, action="append", help="for Tables 2 and 4; default: all of --bits")
     parser.add_argument("--table", action="store_true", help="print Markdown tables and measure nothing")
     parser.add_argument("--figures", type=Path, help="draw Figures 4 and 6 at --bits here, measure nothing")
     arguments = parser.parse_args()
     arguments.bits = arguments.bits or [4, 3, 2]
-    arguments.search_bits = arguments.search_bits or [2, 4]
+    arguments.search_bits = arguments.search_bits or arguments.bits
     if arguments.model and not arguments.data:
         parser.error("--model: expected --data as well")
     return arguments

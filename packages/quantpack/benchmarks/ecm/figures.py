@@ -36,7 +36,10 @@ def _fixed_and_rivals(cells: Cells, model: str, bits: int) -> list[Point]:
     where = {"model": model, "bits": bits, "part": "language"}
     fixed = {fields["granularity"]: row for fields, row in cells.of("fixed", **where)}
     points = [_point(name, name.strip("0123456789"), [row], bits) for name, row in fixed.items()]
-    return points + [_point(f["method"], "rivals", [row], bits) for f, row in cells.of("method", **where)]
+    rivals = {fields["method"]: row for fields, row in cells.of("method", **where)}
+    # It loses nearly all accuracy, and would squeeze the others together.
+    del rivals["smoothquant"]
+    return points + [_point(name, "rivals", [row], bits) for name, row in rivals.items()]
 
 
 def _paths(cells: Cells, model: str, bits: int) -> dict[str, list[Trial]]:
@@ -44,10 +47,10 @@ def _paths(cells: Cells, model: str, bits: int) -> dict[str, list[Trial]]:
     return {
         f"AGQ search, axis {fields['axis']}": [
             Trial(changed=(), cr_codes=ratio * bits / 4, bits_per_weight=0.0, accuracy=tested, accepted=bool(accepted))
-            for (ratio, _, accepted), tested in zip(value["path"], value["tested"], strict=True)
+            for ratio, _, tested, accepted in value["path"]
         ]
         for fields, value in cells.of("agq", model=model, bits=bits, part="language")
-        if "tested" in value
+        if "path" in value
     }
 
 

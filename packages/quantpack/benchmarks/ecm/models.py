@@ -19,6 +19,7 @@ from quantpack.inspecting import inspect
 from quantpack.methods.ecm import Ecm, Rounding
 from quantpack.methods.registry import METHODS
 from quantpack.packing import pack_model
+from quantpack.quantizing import schemes_of
 from quantpack.scheme import Axis
 from quantpack.search.ecm import ALPHAS
 from quantpack.search.ecm_result import PartResult
@@ -59,7 +60,8 @@ def measure_tables(
             make = partial(_agq, subject, bits, part, axis, watched=watched)
             cells.measure("agq", make, **where, part=part, axis=axis)
         for axis in AXES:
-            cells.measure("ecm", partial(_ecm, subject, bits, axis), **where, axis=axis)
+            found = cells.measure("ecm", partial(_ecm, subject, bits, axis), **where, axis=axis)
+            cells.measure("ecm-gptq", partial(_with_feedback, subject, bits, axis, found), **where, axis=axis)
         for method in ("awq", "mbq"):
             cells.measure("rival", partial(_rival, subject, bits, method), **where, method=method)
 
@@ -150,6 +152,20 @@ def _ecm(subject: Subject, bits: int, axis: Axis) -> dict[str, Any]:
     }
 
 
+def _with_feedback(subject: Subject, bits: int, axis: Axis, found: dict[str, Any]) -> dict[str, Any]:
+    """The layouts that were found for both parts, with error feedback in the place of nearest rounding."""
+    parts: dict[Part, PartRecipe | None] = {"other": None}
+    schemes: dict[str, Scheme] = {}
+    for part, way in (("vision", found), ("language", found["language"])):
+        layouts = AgqSpace(bits=bits, axis=axis, symmetric=part == "vision", group_size=GROUP).schemes()
+        parts[part] = PartRecipe(scheme=layouts[0], method=Ecm(alpha=way["alpha"], rounding="gptq"))
+        names = sorted(name for name in schemes_of(subject.model, Recipe()) if part_of(name) == part)
+        schemes |= {name: layouts[number] for name, number in zip(names, way["chosen"], strict=True)}
+    model = subject.fresh()
+    quantization = quantize(model, Recipe(parts=parts, tensors=schemes), subject.calibration)
+    return {"whole": _measured_whole(subject, model, quantization)}
+
+
 def _with_method(recipe: Recipe, part: Part, method: Method) -> Recipe:
     chosen = recipe.parts[part]
     assert chosen is not None
@@ -157,19 +173,22 @@ def _with_method(recipe: Recipe, part: Part, method: Method) -> Recipe:
 
 
 def _way(result: PartResult, space: AgqSpace, tested: Sequence[float]) -> dict[str, Any]:
-    """Trials and exponents as [.., CR, accuracy, accepted], and for each matrix the number of its layout in the space.
+    """How a search went, and for each matrix, by name, the number of its layout in the space.
 
-    Where trials were watched, also the tested accuracies.
+    Exponents are [alpha, CR, accuracy, accepted]; trials, where they were watched, [CR, accuracy, tested, accepted].
     """
     layouts = space.schemes()
+    trials = result.agq.trials
     way = {
         "floor": result.agq.floor,
-        "path": [[trial.cr_codes, trial.accuracy, int(trial.accepted)] for trial in result.agq.trials],
+        "trials": len(trials),
         "alpha": result.chosen.alpha,
         "scalings": [[each.alpha, each.cr_codes, each.accuracy, int(each.accepted)] for each in result.scalings],
         "chosen": [layouts.index(result.agq.schemes[name]) for name in sorted(result.agq.schemes)],
     }
-    return {**way, "tested": list(tested[: len(result.agq.trials)])} if tested else way
+    watched = zip(trials, tested[: len(trials)], strict=bool(tested))
+    path = [[trial.cr_codes, trial.accuracy, seen, int(trial.accepted)] for trial, seen in watched]
+    return {**way, "path": path} if path else way
 
 
 def _rival(subject: Subject, bits: int, method: str) -> dict[str, Any]:

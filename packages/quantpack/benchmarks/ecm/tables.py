@@ -60,7 +60,8 @@ def spread(values: Iterable[float], digits: int) -> str:
 
 def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [f"**{title}**", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    # A row that was not measured ends in a dash.
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows if row[-1] != "-")])
 
 
 def _fidelity(cells: Cells) -> str:
@@ -152,8 +153,9 @@ def _table_2(cells: Cells, bits: str) -> str:
     rivals = {label: cells.of("rival", bits=bits, method=name) for name, label in (("awq", "AWQ+C"), ("mbq", "MBQ+C"))}
     rows = {label: [(fields["model"], value) for fields, value in found] for label, found in rivals.items()}
     for axis in ("out", "in"):
-        found = cells.of("ecm", bits=bits, axis=axis)
-        rows[f"ECM, axis {axis}"] = [(fields["model"], value["whole"]) for fields, value in found]
+        for section, note in (("ecm", ""), ("ecm-gptq", _ROUNDINGS["gptq"])):
+            found = cells.of(section, bits=bits, axis=axis)
+            rows[f"ECM, axis {axis}{note}"] = [(fields["model"], value["whole"]) for fields, value in found]
     lines = []
     for label, values in rows.items():
         if not values:
