@@ -36,9 +36,7 @@ def write_pack(path: Path, size: int) -> None:
 def compare(path: Path, num_threads: int, rounds: int) -> dict[str, Any]:
     reader = PackReader(path, num_threads=num_threads)
     entry = reader.entry("w")
-    data = bytes(reader._pieces("w")[0])
-    ends = [sum(entry.frame_bytes[: number + 1]) for number in range(len(entry.frame_bytes))]
-    frames = [data[end - size : end] for end, size in zip(ends, entry.frame_bytes, strict=True)]
+    frames = reader.frames("w")
     decompressor = zstandard.ZstdDecompressor()
 
     def plain_kept() -> object:

@@ -88,6 +88,16 @@ def test_export_writes_a_model_directory(call, vqa_dir: Path, tmp_path: Path) ->
     assert not (tmp_path / "none").exists()
 
 
+def test_bench_times_a_pack(call, vqa_dir: Path, tmp_path: Path, plain_pack: Path) -> None:
+    assert call("pack", vqa_dir / "model", tmp_path / "of-model")[0] == 0
+    code, printed, error = call("bench", tmp_path / "of-model", "--rounds", "2", "--json")
+    assert code == 0, error
+    fields = json.loads(printed)
+    assert all(value > 0 for value in fields.values())
+    assert call("bench", plain_pack, "--rounds", "1")[1].count("\n") == 3
+    assert call("bench", tmp_path, "--rounds", "1")[0] == 2
+
+
 def test_shapes_alone(call, vqa_dir: Path) -> None:
     code, printed, _ = call("inspect", "--shapes", vqa_dir / "model" / "config.json", "--json")
     assert code == 0

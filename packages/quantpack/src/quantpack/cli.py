@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,7 @@ import typer
 
 from quantpack import shapes
 from quantpack.cli_options import Data, MethodName, method_of
-from quantpack.cli_tables import by_part, pack_table, shape_fields, shape_table, sweep_table
+from quantpack.cli_tables import by_part, pack_table, shape_fields, shape_table, sweep_table, times_table
 from quantpack.errors import CorruptPackError, NotAPackError, OutputExistsError, QuantpackError
 from quantpack.inspecting import inspect as inspect_pack
 from quantpack.methods.ecm import Rounding
@@ -25,6 +26,7 @@ from quantpack.search.ecm import search_ecm
 from quantpack.search.options import EcmSearch
 from quantpack.sweeping import standard_settings
 from quantpack.sweeping import sweep as sweep_model
+from quantpack.timing import time_pack
 from quantpack.unpacking import unpack as unpack_model
 from quantpack.verifying import verify as verify_pack
 from vlmpress.artifact import ArtifactError
@@ -200,6 +202,18 @@ def sweep(
         (draft / "sweep.svg").write_text(picture, encoding="utf-8")
         draft.rename(out)
     typer.echo(json.dumps(found.as_fields(), indent=2) if as_json else sweep_table(found))
+
+
+@app.command()
+def bench(
+    pack: Annotated[Path, typer.Argument(metavar="PACK", help="A pack.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Of which the median counts.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Times decoding, verifying and loading PACK on this machine."""
+    with progress("bench") as bar:
+        found = time_pack(pack, rounds, bar.update)
+    typer.echo(json.dumps(asdict(found), indent=2) if as_json else times_table(found))
 
 
 def _pack(src: Path, out: Path, recipe: Recipe, data: Data | None) -> None:

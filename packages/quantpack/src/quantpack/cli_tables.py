@@ -8,6 +8,7 @@ from quantpack import shapes
 from quantpack.report import PartReport
 from quantpack.selection import Part
 from quantpack.sweeping import Sweep
+from quantpack.timing import PackTimes
 
 
 def by_part(reports: list[PartReport]) -> dict[str, dict[str, Any]]:
@@ -62,4 +63,16 @@ def sweep_table(found: Sweep) -> str:
     lines = [f"{'setting':<14} {'CR':>6} {'bits/w':>7} {'accuracy':>9}", f"{'none':<31} {found.full_accuracy:>7.4f}"]
     for point in found.points:
         lines.append(f"{point.name:<14} {point.cr_codes:>6.3f} {point.bits_per_weight:>7.3f} {point.accuracy:>9.4f}")
+    return "\n".join(lines)
+
+
+def times_table(found: PackTimes) -> str:
+    """`bench` for people."""
+    lines = [
+        f"decode  {found.decode_mb_per_s:>7.0f} MB/s of packed codes, one thread, all checks",
+        f"zstd    {found.zstd_mb_per_s:>7.0f} MB/s on the same frames; ratio {found.decode_ratio:.3f}",
+        f"verify  {found.verify_s:>7.3f} s",
+    ]
+    if found.load_s is not None:
+        lines.append(f"load    {found.load_s:>7.3f} s, dequantized")
     return "\n".join(lines)
