@@ -13,11 +13,12 @@ from torch import Tensor
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightTransform
 from transformers.quantizers.base import HfQuantizer
 
+from quantpack.container.decoding import default_threads
 from quantpack.container.reading import PackReader
 from quantpack.errors import CorruptPackError, ModelMismatchError, PackedModelError
 from quantpack.hf.config import QuantpackConfig
 from quantpack.hf.placing import Placement, place
-from quantpack.hf.reading import PackTensors
+from quantpack.hf.reading import NUM_THREADS, PackTensors
 from quantpack.hf.replacing import pack_modules, unpack_modules
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ class QuantpackHfQuantizer(HfQuantizer):
         model, self._model = (self._model if model is None else model), None
         if self._path is None or model is None:
             return weight_conversions
-        reader = PackReader(self._path)
+        # Several tensors are decoded at a time; threads beyond the processors only take turns.
+        reader = PackReader(self._path, num_threads=max(1, default_threads() // NUM_THREADS))
         placements = place(reader.index, model, weight_conversions, str(self._path))
         packed = set() if self.quantization_config.dequantize else pack_modules(model, placements, reader.index)
         self._own_conversions = weight_conversions
