@@ -211,6 +211,9 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Times decoding, verifying and loading PACK on this machine."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     with progress("bench") as bar:
         found = time_pack(pack, rounds, bar.update)
     typer.echo(json.dumps(asdict(found), indent=2) if as_json else times_table(found))
