@@ -107,6 +107,7 @@ def test_the_dtype_asked_for(
 
 @pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}], ids=str)
 def test_device_maps(device_map: Any, llava_family: Any, packed_dir: Any, reference: Any, logits: Any) -> None:
+    pytest.importorskip("accelerate", reason="transformers asks for it where there is a device map")
     model = load(llava_family, packed_dir(llava_family, SCHEME), device_map=device_map)
     expected = reference(llava_family, SCHEME, torch.float32, torch.float32)
     assert torch.equal(logits(model, llava_family), logits(expected, llava_family))
