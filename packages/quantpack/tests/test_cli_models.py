@@ -45,6 +45,8 @@ def test_pack_with_calibration(call, vqa_dir: Path, tmp_path: Path, options: tup
     given = dict(zip(options[::2], options[1::2], strict=False))
     assert entry.scheme.bits == int(given.get("--bits", 4))
     assert (tmp_path / "pack" / "tokenizer.json").exists()
+    if entry.scheme.granularity == "agq":
+        assert entry.scheme.blocks[0].group_size == 32
 
 
 def test_search_keeps_its_path(call, vqa_dir: Path, tmp_path: Path) -> None:

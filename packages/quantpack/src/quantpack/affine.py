@@ -82,7 +82,7 @@ def quantize_tensor(
     lowest, highest = scheme.code_range
     scales = found.scales.float()
     codes = torch.empty(matrix.shape, dtype=torch.int8)
-    for begin, end in row_chunks(matrix):
+    for begin, end in row_chunks(*matrix.shape):
         steps = (matrix[begin:end].float() / found.grid.spread(scales, begin, end)).round_()
         if found.zeros is not None:
             steps += found.grid.spread(found.zeros, begin, end)
@@ -99,7 +99,7 @@ def affine_grid(matrix: Tensor, scheme: Scheme, *, name: str, importance: Tensor
     blocks = _channel_blocks(matrix, scheme, name, importance)
     grid = Grid.of((matrix.shape[0], matrix.shape[1]), scheme, blocks, name)
     # One pass instead of a mask the size of the matrix: NaN and Inf survive min and max.
-    low, high = grid.extremes(matrix, _rows_at_once(matrix))
+    low, high = grid.extremes(matrix, _rows_at_once(matrix.shape[1]))
     if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
         raise WeightError(f"{name}: expected finite weights in float32, got NaN or infinity")
     scales = _scales(low, high, scheme, matrix.dtype)
@@ -130,7 +130,7 @@ def dequantize(quantized: QuantizedTensor, dtype: torch.dtype | None = None) -> 
     scales = quantized.scales.float()
     zeros = None if quantized.zeros is None else quantized.zeros.float()
     weights = torch.empty(quantized.codes.shape, dtype=dtype or quantized.scales.dtype)
-    for begin, end in row_chunks(quantized.codes):
+    for begin, end in row_chunks(*quantized.codes.shape):
         part = quantized.codes[begin:end].float()
         if zeros is not None:
             part -= grid.spread(zeros, begin, end)
@@ -138,14 +138,14 @@ def dequantize(quantized: QuantizedTensor, dtype: torch.dtype | None = None) -> 
     return weights.reshape(quantized.shape)
 
 
-def row_chunks(matrix: Tensor) -> list[tuple[int, int]]:
-    """(begin, end) of rows to work on at a time."""
-    step = _rows_at_once(matrix)
-    return [(begin, min(begin + step, matrix.shape[0])) for begin in range(0, matrix.shape[0], step)]
+def row_chunks(num_rows: int, num_cols: int) -> list[tuple[int, int]]:
+    """(begin, end) of rows to work on at a time; each begins at a whole byte of codes packed two a byte."""
+    step = _rows_at_once(num_cols)
+    return [(begin, min(begin + step, num_rows)) for begin in range(0, num_rows, step)]
 
 
-def _rows_at_once(matrix: Tensor) -> int:
-    return max(1, _CHUNK // max(matrix.shape[1], 1))
+def _rows_at_once(num_cols: int) -> int:
+    return max(2, _CHUNK // max(num_cols, 1) // 2 * 2)
 
 
 def _as_matrix(weight: Tensor, name: str) -> Tensor:

@@ -20,7 +20,7 @@ from quantpack.packing import pack as pack_directory
 from quantpack.packing import pack_model
 from quantpack.quantizing import quantize
 from quantpack.recipe import Embeddings, PartRecipe, Recipe
-from quantpack.scheme import Axis, Granularity, Scheme
+from quantpack.scheme import Axis, Granularity, Scheme, agq_blocks
 from quantpack.search.drawing import check_can_draw
 from quantpack.search.ecm import search_ecm
 from quantpack.search.options import EcmSearch
@@ -71,12 +71,7 @@ def pack(
     images: Images = None,
     num_samples: NumSamples = 64,
     num_questions: NumQuestions = 500,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            help="Searches layouts and scaling (ECM) while each part costs no more answer accuracy than this."
-        ),
-    ] = None,
+    max_drop: MaxDrop = None,
 ) -> None:
     """Quantizes SRC to INT4 and packs it into the directory OUT."""
     data = None if calibration is None else Data(calibration, images, num_samples, num_questions)
@@ -91,6 +86,7 @@ def pack(
             granularity=granularity,
             group_size=group_size,
             num_rows=rows,
+            blocks=agq_blocks(group_size),
             axis=axis or "out",
             symmetric=symmetric,
         )
@@ -170,9 +166,7 @@ def sweep(
     axis: AxisOption = None,
     num_samples: NumSamples = 64,
     num_questions: NumQuestions = 500,
-    max_drop: Annotated[
-        float | None, typer.Option(help="Also runs ECM's search, with this drop for each part.")
-    ] = None,
+    max_drop: MaxDrop = None,
     as_json: AsJson = False,
 ) -> None:
     """Quantizes MODEL in every standard way and draws compression against accuracy."""

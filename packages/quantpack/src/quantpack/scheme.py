@@ -45,8 +45,12 @@ class Block:
             )
 
 
-# What AGQ starts from when nobody has searched: 5% of the channels fine, the others whole.
-DEFAULT_BLOCKS = (Block(share=0.05, group_size=128), Block(share=0.95, num_channels=1))
+def agq_blocks(group_size: int) -> tuple[Block, ...]:
+    """AGQ when nobody has searched: 5% of the channels in groups, the others whole."""
+    return Block(share=0.05, group_size=group_size), Block(share=0.95, num_channels=1)
+
+
+DEFAULT_BLOCKS = agq_blocks(128)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -64,12 +65,13 @@ class FrameSet:
 
         self._run(work, num_threads)
 
+    def frames(self) -> list[memoryview]:
+        """Each frame's compressed bytes."""
+        ends = accumulate(self.frame_bytes)
+        return [self.data[end - size : end] for end, size in zip(ends, self.frame_bytes, strict=True)]
+
     def _run(self, work: Callable[[int, int, memoryview, zstandard.ZstdDecompressor], None], num_threads: int) -> None:
-        ends = np.cumsum(self.frame_bytes).tolist()
-        jobs = [
-            (begin, end, self.data[stop - size : stop])
-            for (begin, end), size, stop in zip(self.extents, self.frame_bytes, ends, strict=True)
-        ]
+        jobs = [(begin, end, frame) for (begin, end), frame in zip(self.extents, self.frames(), strict=True)]
 
         def run_share(share: list[tuple[int, int, memoryview]]) -> None:
             decompressor = zstandard.ZstdDecompressor()

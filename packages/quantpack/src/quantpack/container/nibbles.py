@@ -5,9 +5,6 @@ from torch import Tensor
 
 from quantpack.affine import QuantizedTensor
 
-# Codes unpacked at a time.
-_CHUNK = 1 << 22
-
 
 def packed_bytes(num_codes: int) -> int:
     """Bytes of `num_codes` codes at two a byte."""
@@ -26,12 +23,6 @@ def unpack_nibbles(packed: Tensor, num_codes: int) -> Tensor:
     """uint8 [ceil(n / 2)] -> int8 [n] with values 0..15; undoes `pack_nibbles`."""
     pairs = torch.stack((packed & 0x0F, packed >> 4), dim=-1)
     return pairs.reshape(-1)[:num_codes].to(torch.int8)
-
-
-def row_chunks(num_rows: int, num_cols: int) -> list[tuple[int, int]]:
-    """(begin, end) of rows to work on at a time; each starts at a whole byte of packed codes."""
-    step = max(2, _CHUNK // max(num_cols, 1) // 2 * 2)
-    return [(begin, min(begin + step, num_rows)) for begin in range(0, num_rows, step)]
 
 
 def stored_codes(

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantpack.affine import QuantizedTensor
-from quantpack.container.nibbles import codes_from_stored, pack_nibbles, row_chunks, stored_codes, unpack_nibbles
+from quantpack.affine import QuantizedTensor, row_chunks
+from quantpack.container.nibbles import codes_from_stored, pack_nibbles, stored_codes, unpack_nibbles
 from quantpack.scheme import Scheme
 
 

@@ -150,10 +150,7 @@ class PackReader:
 
     def frames(self, name: str) -> list[memoryview]:
         """The compressed frames of a tensor's codes, or of a kept tensor."""
-        entry = self.entry(name)
-        data = self._pieces(entry.name)[0]
-        ends = list(accumulate(entry.frame_bytes))
-        return [data[end - size : end] for end, size in zip(ends, entry.frame_bytes, strict=True)]
+        return self._frames(self.entry(name)).frames()
 
     def code_counts(self, name: str) -> list[int]:
         """How often each of the 16 values occurs among a tensor's codes as stored; no more than frames in memory.

@@ -32,8 +32,7 @@ class CodeSize:
     @property
     def bits_per_weight(self) -> float:
         """Compressed codes and what goes with them, over the codes."""
-        bits = 8 * (self.code_bytes_compressed + self.side_bytes)
-        return bits / self.num_weights if self.num_weights else 0.0
+        return 8 * self.num_bytes / self.num_weights if self.num_weights else 0.0
 
     @property
     def num_bytes(self) -> int:
