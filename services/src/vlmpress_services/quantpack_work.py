@@ -3,18 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from quantpack import EcmSearch, Recipe, Scheme, Setting, Sweep, pack, pack_model, quantize, search_ecm, sweep
-from quantpack.accuracy import answer_accuracy
-from quantpack.calibration.dataset import Question, as_samples, batches, read_questions
-from quantpack.models import open_model
+from quantpack import EcmSearch, Recipe, Scheme, Setting, Sweep
+from quantpack.calibration.dataset import QuestionFile
 from quantpack.progress import OnProgress
-from vlmpress.artifact import Artifact, import_model_code
+from quantpack.question_packing import pack_on_questions, pack_searched, sweep_on_questions
+from vlmpress.artifact import Artifact
 from vlmpress_services.datasets import IMAGES, RECORDS
-
-BATCH_SIZE = 16
-SEARCH_PICTURE = "quantization.svg"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,24 +26,20 @@ class QuestionSource:
     num_samples: int
     num_questions: int
 
-    def samples(self, model: Path) -> list[dict[str, Any]]:
-        """Calibration samples, as `quantize` takes them, through the processor of a model's directory."""
-        return as_samples(self._read(model, "train", self.num_samples))
-
-    def questions(self, model: Path, split: str) -> list[Question]:
-        """Questions of "train" or "test" to measure accuracy on, in batches."""
-        return self._read(model, split, self.num_questions)
+    @property
+    def file(self) -> QuestionFile:
+        """Its records and images."""
+        return QuestionFile(
+            file=self.dataset.path / RECORDS,
+            images=self.dataset.path / IMAGES,
+            num_samples=self.num_samples,
+            num_questions=self.num_questions,
+        )
 
     @property
     def parents(self) -> list[tuple[str, str]]:
         """(role, digest) for a manifest."""
         return [("dataset", self.dataset.digest)]
-
-    def _read(self, model: Path, split: str, number: int) -> list[Question]:
-        # A model with code of its own may have a processor of its own.
-        import_model_code(model)
-        file, images = self.dataset.path / RECORDS, self.dataset.path / IMAGES
-        return batches(read_questions(model, file, images, split=split, num_questions=number), BATCH_SIZE)
 
 
 def pack_artifact(
@@ -71,36 +62,11 @@ def pack_artifact(
         quantpack.QuantpackError: The model, the recipe or the dataset does not fit the others; says which.
         vlmpress.data.DataError: The dataset's records are at fault.
     """
+    file, parents = (None, []) if data is None else (data.file, data.parents)
     if isinstance(how, EcmSearch):
-        return _pack_searched(model, out, how, data, on_progress)
-    if data is None:
-        return pack(model.path, out, how, on_progress=on_progress)
-    samples = data.samples(model.path)
-    if isinstance(how, Scheme) or not any(part.method.needs_gradients for part in how.used_parts):
-        return pack(model.path, out, how, samples, on_progress, data.parents)
-    loaded = open_model(model.path)
-    quantization = quantize(loaded, how, samples, on_progress)
-    return pack_model(loaded, quantization, out, like=model.path, parents=data.parents)
-
-
-def _pack_searched(
-    model: Artifact, out: Path, how: EcmSearch, data: QuestionSource | None, on_progress: OnProgress | None
-) -> Artifact:
-    assert data is not None, "callers ask for it"
-    loaded = open_model(model.path)
-    questions = data.questions(model.path, "train")
-    found = search_ecm(
-        loaded, data.samples(model.path), lambda each: answer_accuracy(each, questions), how.parts(), on_progress
-    )
-    return pack_model(
-        loaded,
-        found.quantization,
-        out,
-        like=model.path,
-        record={"search": found.as_fields()},
-        pictures={SEARCH_PICTURE: found.svg()},
-        parents=data.parents,
-    )
+        assert file is not None, "callers ask for it"
+        return pack_searched(model.path, out, how, file, on_progress, parents)[0]
+    return pack_on_questions(model.path, out, how, file, on_progress, parents)
 
 
 def sweep_artifact(
@@ -123,12 +89,4 @@ def sweep_artifact(
         quantpack.QuantpackError: The model, a setting or the dataset does not fit the others; says which.
         vlmpress.data.DataError: The dataset's records are at fault.
     """
-    return sweep(
-        open_model(model.path),
-        settings,
-        data.samples(model.path),
-        data.questions(model.path, "test"),
-        search=None if search is None else search.parts(),
-        search_questions=None if search is None else data.questions(model.path, "train"),
-        on_progress=on_progress,
-    )
+    return sweep_on_questions(model.path, settings, search, data.file, on_progress)

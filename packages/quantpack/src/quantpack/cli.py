@@ -10,22 +10,17 @@ import torch
 import typer
 
 from quantpack import shapes
-from quantpack.cli_options import Data, MethodName, method_of
+from quantpack.calibration.dataset import QuestionFile
+from quantpack.cli_options import MethodName, method_of
 from quantpack.cli_tables import by_part, pack_table, shape_fields, shape_table, sweep_table, times_table
 from quantpack.errors import CorruptPackError, NotAPackError, OutputExistsError, QuantpackError
 from quantpack.inspecting import inspect as inspect_pack
 from quantpack.methods.ecm import Rounding
-from quantpack.models import open_model
-from quantpack.packing import pack as pack_directory
-from quantpack.packing import pack_model
-from quantpack.quantizing import quantize
+from quantpack.question_packing import pack_on_questions, pack_searched, sweep_on_questions
 from quantpack.recipe import Embeddings, PartRecipe, Recipe
 from quantpack.scheme import Axis, Granularity, Scheme, agq_blocks
-from quantpack.search.drawing import check_can_draw
-from quantpack.search.ecm import search_ecm
 from quantpack.search.options import EcmSearch
 from quantpack.sweeping import standard_settings
-from quantpack.sweeping import sweep as sweep_model
 from quantpack.timing import time_pack
 from quantpack.unpacking import unpack as unpack_model
 from quantpack.verifying import verify as verify_pack
@@ -74,7 +69,9 @@ def pack(
     max_drop: MaxDrop = None,
 ) -> None:
     """Quantizes SRC to INT4 and packs it into the directory OUT."""
-    data = None if calibration is None else Data(calibration, images, num_samples, num_questions)
+    data = None
+    if calibration is not None:
+        data = QuestionFile(file=calibration, images=images, num_samples=num_samples, num_questions=num_questions)
     if max_drop is not None:
         if data is None:
             raise UserError("--max-drop: expected --calibration, for accuracy is measured on its questions")
@@ -91,7 +88,8 @@ def pack(
             symmetric=symmetric,
         )
         part = PartRecipe(scheme=scheme, method=method_of(method, rounding, alpha))
-        _pack(src, out, Recipe(default=part, embeddings=embeddings), data)
+        with progress("pack") as bar:
+            pack_on_questions(src, out, Recipe(default=part, embeddings=embeddings), data, bar.update)
     typer.echo(pack_table(inspect_pack(out)))
 
 
@@ -172,21 +170,13 @@ def sweep(
     """Quantizes MODEL in every standard way and draws compression against accuracy."""
     if out.exists():
         raise OutputExistsError(f"{out}: expected a path that does not exist yet")
-    check_can_draw()
-    data = Data(calibration, images, num_samples, num_questions)
+    data = QuestionFile(file=calibration, images=images, num_samples=num_samples, num_questions=num_questions)
     search = None
     if max_drop is not None:
         search = EcmSearch(max_drop=max_drop, bits=bits, group_size=group_size, axis=axis)
     with progress("sweep") as bar:
-        found = sweep_model(
-            open_model(model),
-            standard_settings(bits=bits, symmetric=symmetric),
-            data.samples(model),
-            data.questions(model, "test"),
-            search=None if search is None else search.parts(),
-            search_questions=None if search is None else data.questions(model, "train"),
-            on_progress=bar.update,
-        )
+        settings = standard_settings(bits=bits, symmetric=symmetric)
+        found = sweep_on_questions(model, settings, search, data, bar.update)
     picture = found.svg()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as name:
@@ -213,26 +203,9 @@ def bench(
     typer.echo(json.dumps(asdict(found), indent=2) if as_json else times_table(found))
 
 
-def _pack(src: Path, out: Path, recipe: Recipe, data: Data | None) -> None:
-    in_memory = any(part.method.needs_gradients for part in recipe.used_parts)
-    samples = None if data is None else data.samples(src)
-    with progress("pack") as bar:
-        if not in_memory or samples is None:
-            pack_directory(src, out, recipe, samples, bar.update)
-            return
-        model = open_model(src)
-        pack_model(model, quantize(model, recipe, samples, bar.update), out, like=src)
-
-
-def _pack_searched(src: Path, out: Path, data: Data, search: EcmSearch) -> None:
-    if out.exists():
-        raise OutputExistsError(f"{out}: expected a path that does not exist yet")
-    check_can_draw()
-    model = open_model(src)
+def _pack_searched(src: Path, out: Path, data: QuestionFile, search: EcmSearch) -> None:
     with progress("search") as bar:
-        found = search_ecm(model, data.samples(src), data.search_accuracy(src), search.parts(), bar.update)
-    pictures = {"quantization.svg": found.svg()}
-    pack_model(model, found.quantization, out, like=src, record={"search": found.as_fields()}, pictures=pictures)
+        _, found = pack_searched(src, out, search, data, bar.update)
     for part, result in found.parts.items():
         typer.echo(
             f"{part:<9} CR {result.agq.trials[0].cr_codes:.3f} -> {result.chosen.cr_codes:.3f}, "

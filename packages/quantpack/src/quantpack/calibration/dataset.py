@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from quantpack.errors import CalibrationError, MissingExtraError
+from vlmpress.artifact import import_model_code
 from vlmpress.data import Record, Turn, load_records
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """Label of a token that is no answer."""
+_BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +32,35 @@ class Question:
 
     sample: dict[str, Any]
     labels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuestionFile:
+    """A dataset file to calibrate and to measure on.
+
+    Attributes:
+        file: LLaVA JSON/JSONL or VQA JSONL.
+        images: Folder of its images; None: the file's own.
+        num_samples: Questions to calibrate on.
+        num_questions: Questions to measure accuracy on.
+    """
+
+    file: Path
+    images: Path | None = None
+    num_samples: int = 64
+    num_questions: int = 500
+
+    def samples(self, model_dir: Path) -> list[dict[str, Any]]:
+        """Calibration samples, of split "train" where the file has splits; raises as `read_questions`."""
+        return as_samples(self._read(model_dir, "train", self.num_samples))
+
+    def questions(self, model_dir: Path, split: Literal["train", "test"]) -> list[Question]:
+        """Questions to measure on, in batches, of a split where the file has splits; raises as `read_questions`."""
+        return self._read(model_dir, split, self.num_questions)
+
+    def _read(self, model_dir: Path, split: str, number: int) -> list[Question]:
+        found = read_questions(model_dir, self.file, self.images, split=split, num_questions=number)
+        return batches(found, _BATCH_SIZE)
 
 
 def read_questions(
@@ -58,6 +89,8 @@ def read_questions(
     if not records or num_questions < 1:
         raise CalibrationError(f"{data}: expected at least one record{f' of split {split}' if split else ''}, got none")
     step = max(len(records) // num_questions, 1)
+    # A model with code of its own may have a processor of its own.
+    import_model_code(model_dir)
     try:
         processor = AutoProcessor.from_pretrained(model_dir)
     except (OSError, ValueError) as error:
