@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from quantpack import CalibrationError, Scheme, SchemeError, dequantize
 from quantpack.calibration.sites import Site
-from quantpack.methods.feedback import factorize
-from quantpack.methods.gptq import Gptq, gptq_codes
+from quantpack.methods.feedback import factorize, feed_back
+from quantpack.methods.gptq import Gptq
 from quantpack.methods.grid import WeightGrid, fit_grid
 from quantpack.methods.nearest import Nearest
 from quantpack.scheme import Block
@@ -25,6 +25,24 @@ SCHEMES = [
     Scheme(granularity="agq", axis="out", symmetric=True),
 ]
 SHAPES = [(1, 1), (3, 1), (1, 5), (5, 17), (8, 130)]
+
+
+def gptq_codes(
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    lowest: int,
+    highest: int,
+    second_moment: torch.Tensor,
+    *,
+    damping: float = 0.01,
+    block_size: int = 128,
+    activation_order: bool = False,
+    name: str = "weight",
+) -> torch.Tensor:
+    """Both halves of the core: the second moment factorized, then errors fed back."""
+    feedback = factorize(second_moment, damping=damping, activation_order=activation_order, name=name)
+    return feed_back(weight, scale, zero, lowest, highest, feedback, block_size)
 
 
 def slow_codes(

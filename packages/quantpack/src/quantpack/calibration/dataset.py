@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quantpack.errors import CalibrationError, MissingExtraError
-from vlmpress.artifact import import_model_code
+from vlmpress.artifact import ArtifactError, import_model_code
 from vlmpress.data import Record, Turn, load_records
 
 if TYPE_CHECKING:
@@ -89,11 +89,11 @@ def read_questions(
     if not records or num_questions < 1:
         raise CalibrationError(f"{data}: expected at least one record{f' of split {split}' if split else ''}, got none")
     step = max(len(records) // num_questions, 1)
-    # A model with code of its own may have a processor of its own.
-    import_model_code(model_dir)
     try:
+        # A model with code of its own may have a processor of its own.
+        import_model_code(model_dir)
         processor = AutoProcessor.from_pretrained(model_dir)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ArtifactError) as error:
         raise CalibrationError(f"{model_dir}: expected a processor, got {error}") from error
     turns = islice(_turns(records[::step][:num_questions]), num_questions)
     return [_question(record, turn, processor) for record, turn in turns]

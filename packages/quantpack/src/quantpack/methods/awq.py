@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -30,6 +31,9 @@ class Awq:
         num_clips: Clips tried: 1, 0.95, ... of the largest weight; 1 cuts nothing.
     """
 
+    needs_second_moment: ClassVar[bool] = False
+    needs_gradients: ClassVar[bool] = False
+
     num_ratios: int = 20
     num_clips: int = 10
 
@@ -38,16 +42,6 @@ class Awq:
             raise SchemeError(f"num_ratios: expected at least 1, got {self.num_ratios!r}")
         if not 1 <= self.num_clips <= _MOST_CLIPS:
             raise SchemeError(f"num_clips: expected 1 to {_MOST_CLIPS}, got {self.num_clips!r}")
-
-    @property
-    def needs_second_moment(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def needs_gradients(self) -> bool:
-        """Never."""
-        return False
 
     def quantize_site(self, site: Site) -> SiteResult:
         """Nearest codes of the scaled and cut weights, and the factor; no factor where the site takes none.

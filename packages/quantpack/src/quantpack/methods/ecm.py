@@ -1,7 +1,7 @@
 """ECM: weights scaled by max|x|^alpha, on any granularity."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from quantpack.calibration.sites import Method, Site, SiteResult
 from quantpack.errors import SchemeError
@@ -25,6 +25,8 @@ class Ecm:
         rounding: "nearest", or "gptq" for error feedback with its default settings.
     """
 
+    needs_gradients: ClassVar[bool] = False
+
     alpha: float = 0.0
     rounding: Rounding = "nearest"
 
@@ -38,11 +40,6 @@ class Ecm:
     def needs_second_moment(self) -> bool:
         """True with error feedback."""
         return self.rounding == "gptq"
-
-    @property
-    def needs_gradients(self) -> bool:
-        """Never."""
-        return False
 
     def quantize_site(self, site: Site) -> SiteResult:
         """Codes of the scaled weights, and the factor; no factor for alpha 0 or where the site takes none.

@@ -2,8 +2,7 @@
 
 import math
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import ClassVar
 
 from quantpack.calibration.sites import Site, SiteResult
 from quantpack.errors import SchemeError
@@ -27,6 +26,9 @@ class Gptq:
         activation_order: True: inputs with the largest second moment first.
     """
 
+    needs_second_moment: ClassVar[bool] = True
+    needs_gradients: ClassVar[bool] = False
+
     damping: float = 0.01
     block_size: int = 128
     activation_order: bool = False
@@ -36,16 +38,6 @@ class Gptq:
             raise SchemeError(f"damping: expected a finite number of at least 0, got {self.damping!r}")
         if self.block_size < 1:
             raise SchemeError(f"block_size: expected at least 1, got {self.block_size!r}")
-
-    @property
-    def needs_second_moment(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def needs_gradients(self) -> bool:
-        """Never."""
-        return False
 
     def quantize_site(self, site: Site) -> SiteResult:
         """Codes of every weight; no factor.
@@ -67,37 +59,3 @@ class Gptq:
             codes = feed_back(weight, grid.scale, grid.zero, *scheme.code_range, feedback, self.block_size)
             quantized[name] = grid.with_codes(codes)
         return SiteResult(quantized=quantized)
-
-
-def gptq_codes(
-    weight: Tensor,
-    scale: Tensor,
-    zero: Tensor,
-    lowest: int,
-    highest: int,
-    second_moment: Tensor,
-    *,
-    damping: float = 0.01,
-    block_size: int = 128,
-    activation_order: bool = False,
-    name: str = "weight",
-) -> Tensor:
-    """Codes that keep the output error tr(D M D^T) low, D = weight - (codes - zero) * scale; int8 [O, I].
-
-    Args:
-        weight: [O, I] floating.
-        scale: [O, I] float32, each weight's scale.
-        zero: [O, I] float32, each weight's zero point.
-        lowest: The smallest code.
-        highest: The largest code.
-        second_moment: [I, I] float32, the mean of x x^T; not changed.
-        damping: Added to its diagonal, relative to the diagonal's mean.
-        block_size: Inputs rounded between two large matrix products; it changes the speed, not what is computed.
-        activation_order: True: inputs with the largest second moment first.
-        name: The weight's name, for errors.
-
-    Raises:
-        CalibrationError: The second moment is not positive semidefinite.
-    """
-    feedback = factorize(second_moment, damping=damping, activation_order=activation_order, name=name)
-    return feed_back(weight, scale, zero, lowest, highest, feedback, block_size)

@@ -1,6 +1,7 @@
 """MBQ: AWQ's search, with visual and text tokens weighed by how much the model's loss feels them."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,21 +29,14 @@ class Mbq:
         num_ratios: Exponents tried.
     """
 
+    needs_second_moment: ClassVar[bool] = False
+    needs_gradients: ClassVar[bool] = True
+
     num_ratios: int = 20
 
     def __post_init__(self) -> None:
         if self.num_ratios < 1:
             raise SchemeError(f"num_ratios: expected at least 1, got {self.num_ratios!r}")
-
-    @property
-    def needs_second_moment(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def needs_gradients(self) -> bool:
-        """Always."""
-        return True
 
     def quantize_site(self, site: Site) -> SiteResult:
         """Nearest codes of the scaled weights, and the factor; no factor where the site takes none.

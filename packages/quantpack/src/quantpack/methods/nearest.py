@@ -1,6 +1,7 @@
 """RTN: every weight to its nearest code."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from quantpack.calibration.sites import Site, SiteResult
 from quantpack.methods.checking import check_site
@@ -11,15 +12,8 @@ from quantpack.methods.grid import channel_ranking, nearest_codes
 class Nearest:
     """Round to nearest; calibration only ranks channels where the scheme asks for it."""
 
-    @property
-    def needs_second_moment(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def needs_gradients(self) -> bool:
-        """Never."""
-        return False
+    needs_second_moment: ClassVar[bool] = False
+    needs_gradients: ClassVar[bool] = False
 
     def quantize_site(self, site: Site) -> SiteResult:
         """Codes of every weight; no factor.

@@ -1,6 +1,7 @@
 """SmoothQuant's scaling, for weights alone, as the ECM paper ran it."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,21 +26,14 @@ class SmoothQuant:
         alpha: How much of the spread moves; 0 to 1.
     """
 
+    needs_second_moment: ClassVar[bool] = False
+    needs_gradients: ClassVar[bool] = False
+
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise SchemeError(f"alpha: expected 0 to 1, got {self.alpha!r}")
-
-    @property
-    def needs_second_moment(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def needs_gradients(self) -> bool:
-        """Never."""
-        return False
 
     def quantize_site(self, site: Site) -> SiteResult:
         """Nearest codes of the scaled weights, and the factor; no factor where the site takes none.
