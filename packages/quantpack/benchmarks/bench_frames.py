@@ -2,13 +2,15 @@
 
     python benchmarks/bench_frames.py [--weights FILE.safetensors ...] [--size 2048] [--rounds 5]
 
-Data: codes of a Gaussian matrix at each granularity, its exponents in bfloat16, and codes and exponents of all
-matrices of each file. `over_entropy` is what the frames take beyond the order-0 entropy of codes or exponents, as a
-share of it. Speeds are of packed bytes, one thread, the best of all rounds. The last table gives bytes before over
-bytes after for floating tensors cast to a dtype.
+Data: codes of a Gaussian matrix at each granularity, its exponents in bfloat16, and codes, codes of scaled weights and
+exponents of all matrices of each file. `over_entropy` is what the frames take beyond the order-0 entropy of codes or
+exponents, as a share of it; `huffman_over_entropy` is the same for an ideal Huffman code of the bytes. Speeds are of
+packed bytes, one thread, the best of all rounds. The last table gives bytes before over bytes after for floating
+tensors cast to a dtype.
 """
 
 import argparse
+import heapq
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +38,7 @@ SCHEMES = {
     "tensor symmetric": Scheme(granularity="tensor", symmetric=True),
     "group 128, 3 bits": Scheme(bits=3),
 }
+SCALED = Scheme(granularity="rows", num_rows=2, symmetric=True)
 FRAME_KIB = (64, 128, 256, 512, 1024, 4096)
 
 
@@ -50,6 +53,7 @@ def settings() -> dict[str, zstandard.ZstdCompressionParameters]:
             found[f"{strategy}, min_match {min_match}, hash_log {hash_log}"] = starved(strategy, min_match, hash_log)
     found["fast, min_match 7, hash_log 6, target_length 1"] = starved("fast", 7, 6, target_length=1)
     found["fast, min_match 7, hash_log 6, window_log 10"] = starved("fast", 7, 6, window_log=10)
+    found["btopt, min_match 6, hash_log 8"] = starved("btopt", 6, 8, target_length=999)
     found["quantpack"] = frames._PARAMETERS
     return found
 
@@ -132,10 +136,29 @@ def all_data(files: list[Path], size: int) -> Iterator[tuple[str, list[np.ndarra
         matrices = [tensor for tensor in load_file(file).values() if tensor.dim() == 2 and tensor.is_floating_point()]
         for name in ("group 128", "tensor"):
             yield f"{file.stem}, {name}", codes(matrices, SCHEMES[name]), code_entropy
+        yield f"{file.stem}, scaled 2 rows symmetric", codes(map(scaled, matrices), SCALED), code_entropy
+        yield f"{file.stem}, scaled tensor", codes(map(scaled, matrices), SCHEMES["tensor"]), code_entropy
         yield f"{file.stem}, exponents", exponents(matrix.to(torch.bfloat16) for matrix in matrices), byte_entropy
 
 
-def codes(matrices: list[Tensor], scheme: Scheme) -> list[np.ndarray]:
+def scaled(matrix: Tensor) -> Tensor:
+    """Columns times the square root of seeded lognormal factors, as weight scaling leaves them."""
+    factors = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(0)).exp()
+    return (matrix.float() * factors.sqrt()).to(torch.bfloat16)
+
+
+def huffman_bytes(packed: np.ndarray) -> float:
+    """What an ideal Huffman code of the bytes takes, its table left out."""
+    heap = sorted(np.bincount(packed)[np.unique(packed)].tolist())
+    bits = 0
+    while len(heap) > 1:
+        joined = heapq.heappop(heap) + heapq.heappop(heap)
+        bits += joined
+        heapq.heappush(heap, joined)
+    return bits / 8
+
+
+def codes(matrices: Iterable[Tensor], scheme: Scheme) -> list[np.ndarray]:
     return [pack_tensor(quantize_tensor(matrix, scheme)).codes.numpy() for matrix in matrices]
 
 
@@ -163,12 +186,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    report: dict[str, Any] = {"zstd": ".".join(map(str, zstandard.ZSTD_VERSION)), "settings": {}, "frame_kib": {}}
+    report: dict[str, Any] = {"zstd": ".".join(map(str, zstandard.ZSTD_VERSION)), "settings": {}}
+    report |= {"huffman_over_entropy": {}, "frame_kib": {}}
     for name, packed, entropy in all_data(arguments.weights, arguments.size):
         report["settings"][name] = {
             setting: measure(packed, parameters, 1 << 20, arguments.rounds, entropy)
             for setting, parameters in settings().items()
         }
+        least = sum(entropy(part) / 8 for part in packed)
+        report["huffman_over_entropy"][name] = round(sum(map(huffman_bytes, packed)) / least - 1, 4)
         if "group 128" in name and "bits" not in name:
             report["frame_kib"][name] = {
                 kib: measure(packed, frames._PARAMETERS, kib << 10, arguments.rounds, entropy) for kib in FRAME_KIB
