@@ -57,25 +57,17 @@ def quantize_layerwise(
     check_needs_no_gradients(recipe, schemes)
     model = _empty_model(directory, source)
     names = parameter_names(model, source.shapes)
-    file_names = {parameter: name for name, parameter in names.items()}
-    changed: dict[str, Tensor] = {}
+    changes = _Changes(model, {parameter: name for name, parameter in names.items()}, add)
     from_files = parameter_reader(model, source.shapes, source.read)
-    stacks = tuple(f"{stack.name}." for stack in find_stacks(model, _linears(model)))
 
-    def store(name: str, value: QuantizedTensor | Tensor) -> None:
-        if isinstance(value, QuantizedTensor):
-            add(file_names[name], value)
-            # Layers of a stack are never asked for again; what stands between the stacks is.
-            if not name.startswith(stacks):
-                changed[name] = dequantize(value)
-        else:
-            changed[name] = value
+    def read(name: str) -> Tensor:
+        return changes.tensors[name] if name in changes.tensors else from_files(name)
 
     def report(done: int, total: int, name: str) -> None:
         if on_progress is not None:
-            on_progress(done, total, file_names[name])
+            on_progress(done, total, changes.file_names[name])
 
-    streamed = StreamedModel(model, lambda name: changed[name] if name in changed else from_files(name))
+    streamed = StreamedModel(model, read)
     try:
         walk(
             model,
@@ -84,13 +76,32 @@ def quantize_layerwise(
             schemes={names[name]: scheme for name, scheme in schemes.items() if name in names},
             needs_second_moment=any(method.needs_second_moment for method in methods_of(recipe, schemes)),
             hold=streamed.hold,
-            store=store,
+            store=changes.store,
             on_progress=report,
         )
     finally:
         streamed.close()
-    quantized = schemes.keys()
-    return {file_names[name]: value for name, value in changed.items() if file_names[name] not in quantized}
+    stored = {changes.file_names[name]: value for name, value in changes.tensors.items()}
+    return {name: value for name, value in stored.items() if name not in schemes}
+
+
+class _Changes:
+    """What a walk has made of a model, as far as the rest of the walk reads it again."""
+
+    def __init__(self, model: nn.Module, file_names: Mapping[str, str], add: AddQuantized) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.file_names = file_names
+        self._add = add
+        self._stacks = tuple(f"{stack.name}." for stack in find_stacks(model, _linears(model)))
+
+    def store(self, name: str, value: QuantizedTensor | Tensor) -> None:
+        """Passes codes on; keeps what they stand for only between the stacks, whose layers nobody asks for again."""
+        if not isinstance(value, QuantizedTensor):
+            self.tensors[name] = value
+            return
+        self._add(self.file_names[name], value)
+        if not name.startswith(self._stacks):
+            self.tensors[name] = dequantize(value)
 
 
 def _empty_model(directory: Path, source: Source) -> PreTrainedModel:

@@ -81,10 +81,7 @@ def pack(
             linear = {name: each for name, each in schemes.items() if not is_embedding(name)}
             changed = quantize_layerwise(src, source, recipe, linear, calibration, tensors.add_codes, tensors.report)
         for name in sorted(source.shapes.keys() - writer.names):
-            tensor = changed[name] if name in changed else source.read(name)
-            if tensor.dtype not in DTYPE_NAMES:
-                raise SourceError(f"{source.files[name]}: tensor {name}: expected a real dtype, got {tensor.dtype}")
-            tensors.add(name, tensor, schemes.get(name))
+            tensors.add(name, changed[name] if name in changed else _real(source, name), schemes.get(name))
         return _finish(
             draft,
             writer,
@@ -133,21 +130,11 @@ def pack_model(
         raise SourceError(f"{type(model).__name__}: expected a transformers model with a config")
     fields = {**config.to_dict(), "architectures": [type(model).__name__]}
     fields.pop("quantization_config", None)
-    state = model.state_dict()
     with artifact.create(out) as draft:
         writer = PackWriter(quantization.recipe.default.scheme, draft.path)
-        tensors = _Tensors(writer, sum(tensor.numel() for tensor in state.values()), on_progress)
-        first_names = {id(param): name for name, param in reversed([*model.named_parameters(remove_duplicate=False)])}
-        places = dict(model.named_parameters(remove_duplicate=False))
-        # The name that has the codes comes before the names tied to it.
-        for name in sorted(state, key=lambda each: (each not in quantization.tensors, each)):
-            first = first_names[id(places[name])] if name in places else name
-            if name in quantization.tensors:
-                tensors.add_codes(name, quantization.tensors[name])
-            elif first != name and first in quantization.tensors:
-                writer.add_alias(name, first)
-            else:
-                tensors.add(name, state[name], None)
+        num_weights = sum(tensor.numel() for tensor in model.state_dict().values())
+        tensors = _Tensors(writer, num_weights, on_progress)
+        _add_state(model, quantization, writer, tensors)
         generation = getattr(model, "generation_config", None)
         if generation is not None:
             generation.to_json_file(draft.path / "generation_config.json")
@@ -205,9 +192,32 @@ class _Tensors:
         return first_name != name
 
 
+def _add_state(model: nn.Module, quantization: Quantization, writer: PackWriter, tensors: _Tensors) -> None:
+    """Every tensor of a model, codes where there are any, tied ones once."""
+    state = model.state_dict()
+    places = dict(model.named_parameters(remove_duplicate=False))
+    first_names = {id(param): name for name, param in reversed(places.items())}
+    # The name that has the codes comes before the names tied to it.
+    for name in sorted(state, key=lambda each: (each not in quantization.tensors, each)):
+        first = first_names[id(places[name])] if name in places else name
+        if name in quantization.tensors:
+            tensors.add_codes(name, quantization.tensors[name])
+        elif first != name and first in quantization.tensors:
+            writer.add_alias(name, first)
+        else:
+            tensors.add(name, state[name], None)
+
+
 def _check_free(out: Path) -> None:
     if out.exists():
         raise OutputExistsError(f"{out}: expected a path that does not exist yet")
+
+
+def _real(source: Source, name: str) -> Tensor:
+    tensor = source.read(name)
+    if tensor.dtype not in DTYPE_NAMES:
+        raise SourceError(f"{source.files[name]}: tensor {name}: expected a real dtype, got {tensor.dtype}")
+    return tensor
 
 
 def _schemes(source: Source, recipe: Recipe) -> dict[str, Scheme]:
