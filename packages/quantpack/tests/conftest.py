@@ -100,6 +100,14 @@ def plain_pack(plain_file: Path) -> Path:
 
 
 @pytest.fixture
+def small_pack(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_file({"w": torch.randn(3, 5), "b": torch.randn(3)}, tmp_path / "w.safetensors")
+    pack(tmp_path / "w.safetensors", tmp_path / "small", Scheme(group_size=4))
+    return tmp_path / "small"
+
+
+@pytest.fixture
 def reseal() -> Callable[[Path], None]:
     """Writes manifest and digest again, as an attacker would, so that only the parsers stand in the way."""
 
