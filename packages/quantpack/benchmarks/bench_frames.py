@@ -53,8 +53,8 @@ def settings() -> dict[str, zstandard.ZstdCompressionParameters]:
             found[f"{strategy}, min_match {min_match}, hash_log {hash_log}"] = starved(strategy, min_match, hash_log)
     found["fast, min_match 7, hash_log 6, target_length 1"] = starved("fast", 7, 6, target_length=1)
     found["fast, min_match 7, hash_log 6, window_log 10"] = starved("fast", 7, 6, window_log=10)
-    found["btopt, min_match 6, hash_log 8"] = starved("btopt", 6, 8, target_length=999)
     found["quantpack"] = frames._PARAMETERS
+    found["quantpack, skewed"] = frames._SKEWED_PARAMETERS
     return found
 
 

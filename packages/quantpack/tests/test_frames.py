@@ -88,6 +88,15 @@ def test_pieces_make_one_frame_with_a_code_of_their_own_each() -> None:
     assert len(frame) < 0.98 * len(compress_frame(np.concatenate([noise, skewed]).data))
 
 
+def test_bytes_under_three_bits_are_searched_for_runs_as_well() -> None:
+    random = np.random.default_rng(0)
+    codes = np.minimum(random.geometric(0.85, (2, 100_000)) - 1, 15).astype(np.uint8)
+    data = codes[0] | codes[1] << 4
+    frame = compress_frame(data.data)
+    assert decompress_frame(frame, len(data), "w") == data.tobytes()
+    assert len(frame) < 0.9 * len(compress_pieces([data.data], len(data)))
+
+
 def test_noise_hardly_grows() -> None:
     noise = np.random.default_rng(0).integers(0, 256, 1 << 20, dtype=np.uint8)
     assert len(compress_frame(noise.data)) <= len(noise) + 50 < longest_frame(len(noise))
