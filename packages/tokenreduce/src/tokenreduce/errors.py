@@ -21,6 +21,10 @@ class CalibrationError(TokenReduceError, ValueError):
     """No threshold can reach the wanted mean token count, or there is nothing to calibrate on."""
 
 
+class BudgetError(TokenReduceError, ValueError):
+    """A limit of visual tokens is below what the largest factors give."""
+
+
 class PlaceholderError(TokenReduceError, ValueError):
     """The image placeholders of a batch, or the tensors beside them, do not match its images."""
 
