@@ -54,13 +54,14 @@ class Reducer(Protocol):
 
     Attributes:
         needs_attention: Whether `VisualGrid.attention` must be there.
-        pixel_factor: What the images' sides are divided by before the tower; 1 for all but downsampling.
     """
 
     needs_attention: ClassVar[bool]
 
     @property
-    def pixel_factor(self) -> int: ...
+    def pixel_factor(self) -> int:
+        """What the images' sides are divided by before the tower; 1 for all but downsampling."""
+        ...
 
     def reduce(
         self, grids: Sequence[VisualGrid], *, rows: Sequence[int], max_tokens: int | None = None
