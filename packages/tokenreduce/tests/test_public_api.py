@@ -4,6 +4,8 @@ import tokenreduce
 def test_the_public_surface():
     assert sorted(tokenreduce.__all__) == [
         "AttachmentError",
+        "BudgetError",
+        "CalibrationDistribution",
         "CalibrationError",
         "FeatureError",
         "GridError",
@@ -31,5 +33,5 @@ def test_the_public_surface():
 
 def test_every_error_is_also_a_builtin():
     leaves = tokenreduce.TokenReduceError.__subclasses__()
-    assert len(leaves) == 8
+    assert len(leaves) == 9
     assert all(issubclass(leaf, (ValueError, TypeError, RuntimeError)) for leaf in leaves)

@@ -5,6 +5,7 @@ from tokenreduce.calibration import calibrate, calibrate_tau
 from tokenreduce.dfmr import Reduction, dfmr, num_tokens, sigma_per_factor
 from tokenreduce.errors import (
     AttachmentError,
+    BudgetError,
     CalibrationError,
     FeatureError,
     GridError,
@@ -15,11 +16,13 @@ from tokenreduce.errors import (
     WireError,
 )
 from tokenreduce.planning import ImagePlan, plan
-from tokenreduce.policy import ReductionPolicy
+from tokenreduce.policy import CalibrationDistribution, ReductionPolicy
 from tokenreduce.vision import features_of
 
 __all__ = [
     "AttachmentError",
+    "BudgetError",
+    "CalibrationDistribution",
     "CalibrationError",
     "FeatureError",
     "GridError",

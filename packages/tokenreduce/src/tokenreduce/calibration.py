@@ -8,7 +8,7 @@ import torch
 
 from tokenreduce.dfmr import choose_indices, num_tokens, sigma_per_factor
 from tokenreduce.errors import CalibrationError
-from tokenreduce.policy import DEFAULT_FACTORS, ReductionPolicy, check_mode
+from tokenreduce.policy import DEFAULT_FACTORS, NUM_DECILES, CalibrationDistribution, ReductionPolicy, check_mode
 
 
 def calibrate_tau(
@@ -78,9 +78,21 @@ def calibrate(
     sigmas = torch.cat(parts)
     tokens = [num_tokens(height, width, factor) for factor in factors]
     tau = calibrate_tau(sigmas, tokens, target_mean_tokens, mode)
-    mean = mean_tokens_at(sigmas, tokens, mode, tau)
-    return ReductionPolicy(
-        tau=tau, mode=mode, factors=factors, normalization=normalization, calibrated_mean_tokens=mean
+    seen = _distribution(sigmas, choose_indices(sigmas, tau, mode), torch.tensor([tokens] * len(sigmas)))
+    return ReductionPolicy(tau=tau, mode=mode, factors=factors, normalization=normalization, calibration=seen)
+
+
+def _distribution(sigmas: torch.Tensor, chosen: torch.Tensor, tokens: torch.Tensor) -> CalibrationDistribution:
+    """What happened to N images; sigmas [N, F], indices of the chosen factors [N], tokens [N, F]."""
+    num_images, num_factors = sigmas.shape
+    counts = torch.bincount(chosen, minlength=num_factors).double()
+    levels = torch.linspace(0, 1, NUM_DECILES, dtype=torch.float64)
+    deciles = sigmas.double().quantile(levels, dim=0).T
+    return CalibrationDistribution(
+        num_images=num_images,
+        mean_tokens=float(tokens.gather(1, chosen[:, None]).double().mean()),
+        shares=tuple((counts / num_images).tolist()),
+        deciles=tuple(tuple(row) for row in deciles.tolist()),
     )
 
 

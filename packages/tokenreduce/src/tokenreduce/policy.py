@@ -10,6 +10,44 @@ METHOD = "dfmr"
 MODES = ("residual", "literal")
 NORMALIZATIONS = ("image", "none")
 DEFAULT_FACTORS = (1, 2, 3)
+# The smallest, every tenth percent between, the largest.
+NUM_DECILES = 11
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationDistribution:
+    """What a policy did to the images it was calibrated on.
+
+    Attributes:
+        num_images: Images seen.
+        mean_tokens: Mean of each image's visual tokens under the policy.
+        shares: Share of the images at each of the policy's factors; F numbers that add up to 1.
+        deciles: sigma at 0, 10, ..., 100% of the images, for each factor; F times 11, ascending.
+
+    Raises:
+        PolicyError: A field is out of its range.
+    """
+
+    num_images: int
+    mean_tokens: float
+    shares: tuple[float, ...]
+    deciles: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if self.num_images < 1:
+            raise PolicyError(f"calibration.num_images: expected at least 1, got {self.num_images!r}")
+        if not (math.isfinite(self.mean_tokens) and self.mean_tokens > 0):
+            raise PolicyError(f"calibration.mean_tokens: expected a finite number > 0, got {self.mean_tokens!r}")
+        if not all(0 <= share <= 1 for share in self.shares) or not math.isclose(sum(self.shares), 1, rel_tol=1e-6):
+            raise PolicyError(f"calibration.shares: expected numbers that add up to 1, got {list(self.shares)!r}")
+        if len(self.deciles) != len(self.shares):
+            raise PolicyError(f"calibration.deciles: expected {len(self.shares)} rows, got {len(self.deciles)}")
+        for row in self.deciles:
+            ascending = all(0 <= low <= high < math.inf for low, high in itertools.pairwise(row))
+            if len(row) != NUM_DECILES or not ascending:
+                raise PolicyError(
+                    f"calibration.deciles: expected {NUM_DECILES} ascending finite numbers >= 0, got {list(row)!r}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +59,7 @@ class ReductionPolicy:
         mode: "residual" or "literal"; see `tokenreduce.dfmr`.
         factors: Pooling factors to choose from, ascending, from 1.
         normalization: "image" or "none"; see `tokenreduce.sigma_per_factor`.
-        calibrated_mean_tokens: Mean tokens an image had over the calibration images; 0 when not calibrated.
+        calibration: What it did to the images it was calibrated on; None when not calibrated.
         method: Name of the reducer; "dfmr" is the only one.
 
     Raises:
@@ -32,7 +70,7 @@ class ReductionPolicy:
     mode: str = "residual"
     factors: tuple[int, ...] = DEFAULT_FACTORS
     normalization: str = "image"
-    calibrated_mean_tokens: float = 0.0
+    calibration: CalibrationDistribution | None = None
     method: str = METHOD
 
     def __post_init__(self) -> None:
@@ -42,9 +80,15 @@ class ReductionPolicy:
         check_mode(self.mode)
         check_factors(self.factors)
         check_normalization(self.normalization)
-        mean = self.calibrated_mean_tokens
-        if not (math.isfinite(mean) and mean >= 0):
-            raise PolicyError(f"calibrated_mean_tokens: expected a finite number >= 0, got {mean!r}")
+        if self.calibration is not None and len(self.calibration.shares) != len(self.factors):
+            raise PolicyError(
+                f"calibration.shares: expected {len(self.factors)}, one a factor, got {len(self.calibration.shares)}"
+            )
+
+    @property
+    def calibrated_mean_tokens(self) -> float:
+        """Mean tokens an image had over the calibration images; 0 when not calibrated."""
+        return 0.0 if self.calibration is None else self.calibration.mean_tokens
 
 
 def check_tau(tau: float) -> None:

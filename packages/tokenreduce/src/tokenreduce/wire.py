@@ -53,7 +53,6 @@ def policy_from_proto(message: tokenreduce_pb2.ReductionPolicy) -> ReductionPoli
         tau=message.tau,
         factors=tuple(message.factors),
         normalization=_name(_NORMALIZATIONS, message.normalization, "normalization"),
-        calibrated_mean_tokens=message.calibrated_mean_tokens,
     )
 
 
