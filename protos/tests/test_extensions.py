@@ -23,7 +23,11 @@ from vlmpress.artifact import (
 from vlmpress.tokenreduce.v1 import tokenreduce_pb2
 
 POLICY = tokenreduce_pb2.ReductionPolicy(
-    method="fake", mode=tokenreduce_pb2.MODE_RESIDUAL, tau=0.1, factors=[1, 2, 3], calibrated_mean_tokens=288.5
+    method="fake",
+    mode=tokenreduce_pb2.MODE_RESIDUAL,
+    tau=0.1,
+    factors=[1, 2, 3],
+    calibration=tokenreduce_pb2.CalibrationDistribution(num_images=4, mean_tokens=288.5),
 )
 
 
@@ -91,7 +95,7 @@ def test_reducer_attachment(tmp_path: Path) -> None:
 def test_policy_file_is_sorted_json(tmp_path: Path) -> None:
     write_policy(tmp_path, POLICY)
     text = (tmp_path / POLICY_FILE).read_text()
-    assert list(json.loads(text)) == ["calibrated_mean_tokens", "factors", "method", "mode", "tau"]
+    assert list(json.loads(text)) == ["calibration", "factors", "method", "mode", "tau"]
     assert text.endswith("}\n")
 
 

@@ -5,20 +5,36 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenreduce import ImagePlan, PolicyError, ReductionPolicy, WireError, plan, wire
+from tokenreduce import CalibrationDistribution, ImagePlan, PolicyError, ReductionPolicy, WireError, plan, wire
 from vlmpress.tokenreduce.v1 import tokenreduce_pb2, tokenreduce_service_pb2
 
-POLICIES = st.builds(
-    ReductionPolicy,
-    tau=st.floats(1e-300, 1e300),
-    mode=st.sampled_from(["residual", "literal"]),
-    factors=st.sets(st.integers(2, 2**32 - 1), max_size=5).map(lambda more: (1, *sorted(more))),
-    normalization=st.sampled_from(["image", "none"]),
-)
+
+@st.composite
+def distributions(draw, num_factors):
+    counts = draw(st.lists(st.integers(0, 1000), min_size=num_factors, max_size=num_factors).filter(any))
+    rows = st.lists(st.floats(0, 1e30), min_size=11, max_size=11).map(sorted).map(tuple)
+    return CalibrationDistribution(
+        num_images=sum(counts),
+        mean_tokens=draw(st.floats(1e-3, 1e9)),
+        shares=tuple(count / sum(counts) for count in counts),
+        deciles=tuple(draw(st.lists(rows, min_size=num_factors, max_size=num_factors))),
+    )
+
+
+@st.composite
+def policies(draw):
+    factors = (1, *sorted(draw(st.sets(st.integers(2, 2**32 - 1), max_size=5))))
+    return ReductionPolicy(
+        tau=draw(st.floats(1e-300, 1e300)),
+        mode=draw(st.sampled_from(["residual", "literal"])),
+        factors=factors,
+        normalization=draw(st.sampled_from(["image", "none"])),
+        calibration=draw(st.none() | distributions(len(factors))),
+    )
 
 
 @settings(max_examples=50, deadline=None)
-@given(POLICIES)
+@given(policies())
 def test_policy_round_trip(policy):
     sent = tokenreduce_pb2.ReductionPolicy.FromString(wire.policy_to_proto(policy).SerializeToString())
     assert wire.policy_from_proto(sent) == policy
@@ -47,6 +63,25 @@ def test_bad_policies_are_refused(change):
         else:
             setattr(message, name, value)
     with pytest.raises(PolicyError, match="expected"):
+        wire.policy_from_proto(message)
+
+
+def test_bad_distributions_are_refused():
+    seen = CalibrationDistribution(num_images=4, mean_tokens=9, shares=(0.5, 0.5), deciles=((0.0,) * 11,) * 2)
+    good = wire.policy_to_proto(ReductionPolicy(tau=0.1, factors=(1, 2), calibration=seen))
+    assert wire.policy_from_proto(good).calibration == seen
+    for field, value in (("num_images", 0), ("mean_tokens", math.nan), ("mean_tokens", 0.0)):
+        message = tokenreduce_pb2.ReductionPolicy.FromString(good.SerializeToString())
+        setattr(message.calibration, field, value)
+        with pytest.raises(PolicyError, match=f"calibration.{field}: expected"):
+            wire.policy_from_proto(message)
+    message = tokenreduce_pb2.ReductionPolicy.FromString(good.SerializeToString())
+    del message.calibration.factors[1]
+    with pytest.raises(PolicyError, match="shares"):
+        wire.policy_from_proto(message)
+    message = tokenreduce_pb2.ReductionPolicy.FromString(good.SerializeToString())
+    del message.calibration.factors[1].sigma_deciles[3]
+    with pytest.raises(PolicyError, match="deciles"):
         wire.policy_from_proto(message)
 
 

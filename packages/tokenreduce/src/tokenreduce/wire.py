@@ -10,7 +10,7 @@ import torch
 from tokenreduce.attachment import attach
 from tokenreduce.errors import PolicyError, WireError
 from tokenreduce.planning import ImagePlan
-from tokenreduce.policy import ReductionPolicy
+from tokenreduce.policy import CalibrationDistribution, ReductionPolicy
 from vlmpress.tokenreduce.v1 import tokenreduce_pb2, tokenreduce_service_pb2
 
 # 256 MiB of float32: 7 images of 24 x 24 x 16384, or 113 of LLaVA-1.5's 24 x 24 x 1024.
@@ -37,7 +37,7 @@ def policy_to_proto(policy: ReductionPolicy) -> tokenreduce_pb2.ReductionPolicy:
         tau=policy.tau,
         factors=policy.factors,
         normalization=_NORMALIZATIONS[policy.normalization],
-        calibrated_mean_tokens=policy.calibrated_mean_tokens,
+        calibration=None if policy.calibration is None else distribution_to_proto(policy.calibration),
     )
 
 
@@ -53,6 +53,32 @@ def policy_from_proto(message: tokenreduce_pb2.ReductionPolicy) -> ReductionPoli
         tau=message.tau,
         factors=tuple(message.factors),
         normalization=_name(_NORMALIZATIONS, message.normalization, "normalization"),
+        calibration=distribution_from_proto(message.calibration) if message.HasField("calibration") else None,
+    )
+
+
+def distribution_to_proto(seen: CalibrationDistribution) -> tokenreduce_pb2.CalibrationDistribution:
+    """The message that `distribution_from_proto` reads back as an equal distribution."""
+    factors = [
+        tokenreduce_pb2.FactorDistribution(share=share, sigma_deciles=deciles)
+        for share, deciles in zip(seen.shares, seen.deciles, strict=True)
+    ]
+    return tokenreduce_pb2.CalibrationDistribution(
+        num_images=seen.num_images, mean_tokens=seen.mean_tokens, factors=factors
+    )
+
+
+def distribution_from_proto(message: tokenreduce_pb2.CalibrationDistribution) -> CalibrationDistribution:
+    """The distribution a message holds.
+
+    Raises:
+        PolicyError: A field is missing or out of range.
+    """
+    return CalibrationDistribution(
+        num_images=message.num_images,
+        mean_tokens=message.mean_tokens,
+        shares=tuple(factor.share for factor in message.factors),
+        deciles=tuple(tuple(factor.sigma_deciles) for factor in message.factors),
     )
 
 

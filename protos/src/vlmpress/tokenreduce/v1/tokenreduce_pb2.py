@@ -24,19 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)vlmpress/tokenreduce/v1/tokenreduce.proto\x12\x17vlmpress.tokenreduce.v1\"\xcb\x01\n\x0fReductionPolicy\x12\x0e\n\x06method\x18\x01 \x01(\t\x12+\n\x04mode\x18\x02 \x01(\x0e\x32\x1d.vlmpress.tokenreduce.v1.Mode\x12\x0b\n\x03tau\x18\x03 \x01(\x01\x12\x0f\n\x07\x66\x61\x63tors\x18\x04 \x03(\r\x12=\n\rnormalization\x18\x05 \x01(\x0e\x32&.vlmpress.tokenreduce.v1.Normalization\x12\x1e\n\x16\x63\x61librated_mean_tokens\x18\x06 \x01(\x01\"?\n\tImagePlan\x12\x0e\n\x06\x66\x61\x63tor\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x0e\n\x06sigmas\x18\x03 \x03(\x01*A\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x11\n\rMODE_RESIDUAL\x10\x01\x12\x10\n\x0cMODE_LITERAL\x10\x02*_\n\rNormalization\x12\x1d\n\x19NORMALIZATION_UNSPECIFIED\x10\x00\x12\x16\n\x12NORMALIZATION_NONE\x10\x01\x12\x17\n\x13NORMALIZATION_IMAGE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)vlmpress/tokenreduce/v1/tokenreduce.proto\x12\x17vlmpress.tokenreduce.v1\"\x90\x02\n\x0fReductionPolicy\x12\x0e\n\x06method\x18\x01 \x01(\t\x12+\n\x04mode\x18\x02 \x01(\x0e\x32\x1d.vlmpress.tokenreduce.v1.Mode\x12\x0b\n\x03tau\x18\x03 \x01(\x01\x12\x0f\n\x07\x66\x61\x63tors\x18\x04 \x03(\r\x12=\n\rnormalization\x18\x05 \x01(\x0e\x32&.vlmpress.tokenreduce.v1.Normalization\x12\x45\n\x0b\x63\x61libration\x18\x07 \x01(\x0b\x32\x30.vlmpress.tokenreduce.v1.CalibrationDistributionJ\x04\x08\x06\x10\x07R\x16\x63\x61librated_mean_tokens\"\x80\x01\n\x17\x43\x61librationDistribution\x12\x12\n\nnum_images\x18\x01 \x01(\r\x12\x13\n\x0bmean_tokens\x18\x02 \x01(\x01\x12<\n\x07\x66\x61\x63tors\x18\x03 \x03(\x0b\x32+.vlmpress.tokenreduce.v1.FactorDistribution\":\n\x12\x46\x61\x63torDistribution\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x15\n\rsigma_deciles\x18\x02 \x03(\x01\"?\n\tImagePlan\x12\x0e\n\x06\x66\x61\x63tor\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x0e\n\x06sigmas\x18\x03 \x03(\x01*A\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x11\n\rMODE_RESIDUAL\x10\x01\x12\x10\n\x0cMODE_LITERAL\x10\x02*_\n\rNormalization\x12\x1d\n\x19NORMALIZATION_UNSPECIFIED\x10\x00\x12\x16\n\x12NORMALIZATION_NONE\x10\x01\x12\x17\n\x13NORMALIZATION_IMAGE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.tokenreduce.v1.tokenreduce_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODE']._serialized_start=341
-  _globals['_MODE']._serialized_end=406
-  _globals['_NORMALIZATION']._serialized_start=408
-  _globals['_NORMALIZATION']._serialized_end=503
+  _globals['_MODE']._serialized_start=601
+  _globals['_MODE']._serialized_end=666
+  _globals['_NORMALIZATION']._serialized_start=668
+  _globals['_NORMALIZATION']._serialized_end=763
   _globals['_REDUCTIONPOLICY']._serialized_start=71
-  _globals['_REDUCTIONPOLICY']._serialized_end=274
-  _globals['_IMAGEPLAN']._serialized_start=276
-  _globals['_IMAGEPLAN']._serialized_end=339
+  _globals['_REDUCTIONPOLICY']._serialized_end=343
+  _globals['_CALIBRATIONDISTRIBUTION']._serialized_start=346
+  _globals['_CALIBRATIONDISTRIBUTION']._serialized_end=474
+  _globals['_FACTORDISTRIBUTION']._serialized_start=476
+  _globals['_FACTORDISTRIBUTION']._serialized_end=534
+  _globals['_IMAGEPLAN']._serialized_start=536
+  _globals['_IMAGEPLAN']._serialized_end=599
 # @@protoc_insertion_point(module_scope)

@@ -2,7 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -26,20 +26,38 @@ NORMALIZATION_NONE: Normalization
 NORMALIZATION_IMAGE: Normalization
 
 class ReductionPolicy(_message.Message):
-    __slots__ = ("method", "mode", "tau", "factors", "normalization", "calibrated_mean_tokens")
+    __slots__ = ("method", "mode", "tau", "factors", "normalization", "calibration")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     TAU_FIELD_NUMBER: _ClassVar[int]
     FACTORS_FIELD_NUMBER: _ClassVar[int]
     NORMALIZATION_FIELD_NUMBER: _ClassVar[int]
-    CALIBRATED_MEAN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     method: str
     mode: Mode
     tau: float
     factors: _containers.RepeatedScalarFieldContainer[int]
     normalization: Normalization
-    calibrated_mean_tokens: float
-    def __init__(self, method: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., tau: _Optional[float] = ..., factors: _Optional[_Iterable[int]] = ..., normalization: _Optional[_Union[Normalization, str]] = ..., calibrated_mean_tokens: _Optional[float] = ...) -> None: ...
+    calibration: CalibrationDistribution
+    def __init__(self, method: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., tau: _Optional[float] = ..., factors: _Optional[_Iterable[int]] = ..., normalization: _Optional[_Union[Normalization, str]] = ..., calibration: _Optional[_Union[CalibrationDistribution, _Mapping]] = ...) -> None: ...
+
+class CalibrationDistribution(_message.Message):
+    __slots__ = ("num_images", "mean_tokens", "factors")
+    NUM_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    MEAN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FACTORS_FIELD_NUMBER: _ClassVar[int]
+    num_images: int
+    mean_tokens: float
+    factors: _containers.RepeatedCompositeFieldContainer[FactorDistribution]
+    def __init__(self, num_images: _Optional[int] = ..., mean_tokens: _Optional[float] = ..., factors: _Optional[_Iterable[_Union[FactorDistribution, _Mapping]]] = ...) -> None: ...
+
+class FactorDistribution(_message.Message):
+    __slots__ = ("share", "sigma_deciles")
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    SIGMA_DECILES_FIELD_NUMBER: _ClassVar[int]
+    share: float
+    sigma_deciles: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, share: _Optional[float] = ..., sigma_deciles: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ImagePlan(_message.Message):
     __slots__ = ("factor", "num_tokens", "sigmas")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vlmpress.tokenreduce.v1 import tokenreduce_pb2 as vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1vlmpress/tokenreduce/v1/tokenreduce_service.proto\x12\x17vlmpress.tokenreduce.v1\x1a)vlmpress/tokenreduce/v1/tokenreduce.proto\"\'\n\x08\x46\x65\x61tures\x12\r\n\x05shape\x18\x01 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"|\n\x0bPlanRequest\x12\x33\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32!.vlmpress.tokenreduce.v1.Features\x12\x38\n\x06policy\x18\x02 \x01(\x0b\x32(.vlmpress.tokenreduce.v1.ReductionPolicy\"W\n\x0cPlanResponse\x12\x32\n\x06images\x18\x01 \x03(\x0b\x32\".vlmpress.tokenreduce.v1.ImagePlan\x12\x13\n\x0bmean_tokens\x18\x02 \x01(\x01\x32i\n\x12TokenReduceService\x12S\n\x04Plan\x12$.vlmpress.tokenreduce.v1.PlanRequest\x1a%.vlmpress.tokenreduce.v1.PlanResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1vlmpress/tokenreduce/v1/tokenreduce_service.proto\x12\x17vlmpress.tokenreduce.v1\x1a)vlmpress/tokenreduce/v1/tokenreduce.proto\"\'\n\x08\x46\x65\x61tures\x12\r\n\x05shape\x18\x01 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"|\n\x0bPlanRequest\x12\x33\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32!.vlmpress.tokenreduce.v1.Features\x12\x38\n\x06policy\x18\x02 \x01(\x0b\x32(.vlmpress.tokenreduce.v1.ReductionPolicy\"W\n\x0cPlanResponse\x12\x32\n\x06images\x18\x01 \x03(\x0b\x32\".vlmpress.tokenreduce.v1.ImagePlan\x12\x13\n\x0bmean_tokens\x18\x02 \x01(\x01\"\xec\x01\n\x13\x43\x61librationSettings\x12\x15\n\x0bmean_tokens\x18\x01 \x01(\x01H\x00\x12\x37\n\x06shares\x18\x02 \x01(\x0b\x32%.vlmpress.tokenreduce.v1.FactorSharesH\x00\x12+\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.vlmpress.tokenreduce.v1.Mode\x12\x0f\n\x07\x66\x61\x63tors\x18\x04 \x03(\r\x12=\n\rnormalization\x18\x05 \x01(\x0e\x32&.vlmpress.tokenreduce.v1.NormalizationB\x08\n\x06target\"\x1e\n\x0c\x46\x61\x63torShares\x12\x0e\n\x06shares\x18\x01 \x03(\x01\"\x87\x01\n\x10\x43\x61librateRequest\x12>\n\x08settings\x18\x01 \x01(\x0b\x32,.vlmpress.tokenreduce.v1.CalibrationSettings\x12\x33\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0b\x32!.vlmpress.tokenreduce.v1.Features\"M\n\x11\x43\x61librateResponse\x12\x38\n\x06policy\x18\x01 \x01(\x0b\x32(.vlmpress.tokenreduce.v1.ReductionPolicy\"\xa8\x01\n\rBudgetRequest\x12\x33\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32!.vlmpress.tokenreduce.v1.Features\x12\x12\n\nmax_tokens\x18\x02 \x01(\x04\x12\x0f\n\x07\x66\x61\x63tors\x18\x03 \x03(\r\x12=\n\rnormalization\x18\x04 \x01(\x0e\x32&.vlmpress.tokenreduce.v1.Normalization\"Z\n\x0e\x42udgetResponse\x12\x32\n\x06images\x18\x01 \x03(\x0b\x32\".vlmpress.tokenreduce.v1.ImagePlan\x12\x14\n\x0ctotal_tokens\x18\x02 \x01(\x04\x32\xaa\x02\n\x12TokenReduceService\x12S\n\x04Plan\x12$.vlmpress.tokenreduce.v1.PlanRequest\x1a%.vlmpress.tokenreduce.v1.PlanResponse\x12\x64\n\tCalibrate\x12).vlmpress.tokenreduce.v1.CalibrateRequest\x1a*.vlmpress.tokenreduce.v1.CalibrateResponse(\x01\x12Y\n\x06\x42udget\x12&.vlmpress.tokenreduce.v1.BudgetRequest\x1a\'.vlmpress.tokenreduce.v1.BudgetResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLANREQUEST']._serialized_end=286
   _globals['_PLANRESPONSE']._serialized_start=288
   _globals['_PLANRESPONSE']._serialized_end=375
-  _globals['_TOKENREDUCESERVICE']._serialized_start=377
-  _globals['_TOKENREDUCESERVICE']._serialized_end=482
+  _globals['_CALIBRATIONSETTINGS']._serialized_start=378
+  _globals['_CALIBRATIONSETTINGS']._serialized_end=614
+  _globals['_FACTORSHARES']._serialized_start=616
+  _globals['_FACTORSHARES']._serialized_end=646
+  _globals['_CALIBRATEREQUEST']._serialized_start=649
+  _globals['_CALIBRATEREQUEST']._serialized_end=784
+  _globals['_CALIBRATERESPONSE']._serialized_start=786
+  _globals['_CALIBRATERESPONSE']._serialized_end=863
+  _globals['_BUDGETREQUEST']._serialized_start=866
+  _globals['_BUDGETREQUEST']._serialized_end=1034
+  _globals['_BUDGETRESPONSE']._serialized_start=1036
+  _globals['_BUDGETRESPONSE']._serialized_end=1126
+  _globals['_TOKENREDUCESERVICE']._serialized_start=1129
+  _globals['_TOKENREDUCESERVICE']._serialized_end=1427
 # @@protoc_insertion_point(module_scope)

@@ -30,3 +30,57 @@ class PlanResponse(_message.Message):
     images: _containers.RepeatedCompositeFieldContainer[_tokenreduce_pb2.ImagePlan]
     mean_tokens: float
     def __init__(self, images: _Optional[_Iterable[_Union[_tokenreduce_pb2.ImagePlan, _Mapping]]] = ..., mean_tokens: _Optional[float] = ...) -> None: ...
+
+class CalibrationSettings(_message.Message):
+    __slots__ = ("mean_tokens", "shares", "mode", "factors", "normalization")
+    MEAN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    FACTORS_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZATION_FIELD_NUMBER: _ClassVar[int]
+    mean_tokens: float
+    shares: FactorShares
+    mode: _tokenreduce_pb2.Mode
+    factors: _containers.RepeatedScalarFieldContainer[int]
+    normalization: _tokenreduce_pb2.Normalization
+    def __init__(self, mean_tokens: _Optional[float] = ..., shares: _Optional[_Union[FactorShares, _Mapping]] = ..., mode: _Optional[_Union[_tokenreduce_pb2.Mode, str]] = ..., factors: _Optional[_Iterable[int]] = ..., normalization: _Optional[_Union[_tokenreduce_pb2.Normalization, str]] = ...) -> None: ...
+
+class FactorShares(_message.Message):
+    __slots__ = ("shares",)
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    shares: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, shares: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class CalibrateRequest(_message.Message):
+    __slots__ = ("settings", "features")
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    settings: CalibrationSettings
+    features: Features
+    def __init__(self, settings: _Optional[_Union[CalibrationSettings, _Mapping]] = ..., features: _Optional[_Union[Features, _Mapping]] = ...) -> None: ...
+
+class CalibrateResponse(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: _tokenreduce_pb2.ReductionPolicy
+    def __init__(self, policy: _Optional[_Union[_tokenreduce_pb2.ReductionPolicy, _Mapping]] = ...) -> None: ...
+
+class BudgetRequest(_message.Message):
+    __slots__ = ("features", "max_tokens", "factors", "normalization")
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FACTORS_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZATION_FIELD_NUMBER: _ClassVar[int]
+    features: _containers.RepeatedCompositeFieldContainer[Features]
+    max_tokens: int
+    factors: _containers.RepeatedScalarFieldContainer[int]
+    normalization: _tokenreduce_pb2.Normalization
+    def __init__(self, features: _Optional[_Iterable[_Union[Features, _Mapping]]] = ..., max_tokens: _Optional[int] = ..., factors: _Optional[_Iterable[int]] = ..., normalization: _Optional[_Union[_tokenreduce_pb2.Normalization, str]] = ...) -> None: ...
+
+class BudgetResponse(_message.Message):
+    __slots__ = ("images", "total_tokens")
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedCompositeFieldContainer[_tokenreduce_pb2.ImagePlan]
+    total_tokens: int
+    def __init__(self, images: _Optional[_Iterable[_Union[_tokenreduce_pb2.ImagePlan, _Mapping]]] = ..., total_tokens: _Optional[int] = ...) -> None: ...

@@ -40,6 +40,16 @@ class TokenReduceServiceStub(object):
                 request_serializer=vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.PlanRequest.SerializeToString,
                 response_deserializer=vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.PlanResponse.FromString,
                 _registered_method=True)
+        self.Calibrate = channel.stream_unary(
+                '/vlmpress.tokenreduce.v1.TokenReduceService/Calibrate',
+                request_serializer=vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.CalibrateRequest.SerializeToString,
+                response_deserializer=vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.CalibrateResponse.FromString,
+                _registered_method=True)
+        self.Budget = channel.unary_unary(
+                '/vlmpress.tokenreduce.v1.TokenReduceService/Budget',
+                request_serializer=vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.BudgetRequest.SerializeToString,
+                response_deserializer=vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.BudgetResponse.FromString,
+                _registered_method=True)
 
 
 class TokenReduceServiceServicer(object):
@@ -53,6 +63,20 @@ class TokenReduceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Calibrate(self, request_iterator, context):
+        """Finds the threshold that gives a wanted mean token count, or wanted shares of the factors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Budget(self, request, context):
+        """Chooses the factors that stay inside a limit of visual tokens and throw away least.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TokenReduceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +84,16 @@ def add_TokenReduceServiceServicer_to_server(servicer, server):
                     servicer.Plan,
                     request_deserializer=vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.PlanRequest.FromString,
                     response_serializer=vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.PlanResponse.SerializeToString,
+            ),
+            'Calibrate': grpc.stream_unary_rpc_method_handler(
+                    servicer.Calibrate,
+                    request_deserializer=vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.CalibrateRequest.FromString,
+                    response_serializer=vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.CalibrateResponse.SerializeToString,
+            ),
+            'Budget': grpc.unary_unary_rpc_method_handler(
+                    servicer.Budget,
+                    request_deserializer=vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.BudgetRequest.FromString,
+                    response_serializer=vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.BudgetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +124,60 @@ class TokenReduceService(object):
             '/vlmpress.tokenreduce.v1.TokenReduceService/Plan',
             vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.PlanRequest.SerializeToString,
             vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.PlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Calibrate(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/vlmpress.tokenreduce.v1.TokenReduceService/Calibrate',
+            vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.CalibrateRequest.SerializeToString,
+            vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.CalibrateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Budget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vlmpress.tokenreduce.v1.TokenReduceService/Budget',
+            vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.BudgetRequest.SerializeToString,
+            vlmpress_dot_tokenreduce_dot_v1_dot_tokenreduce__service__pb2.BudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,
