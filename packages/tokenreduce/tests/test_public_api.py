@@ -7,8 +7,11 @@ def test_the_public_surface():
         "BudgetError",
         "CalibrationDistribution",
         "CalibrationError",
+        "EncoderError",
+        "ExtraMissingError",
         "FeatureError",
         "GridError",
+        "ImageError",
         "ImagePlan",
         "PlaceholderError",
         "PolicyError",
@@ -33,5 +36,5 @@ def test_the_public_surface():
 
 def test_every_error_is_also_a_builtin():
     leaves = tokenreduce.TokenReduceError.__subclasses__()
-    assert len(leaves) == 9
-    assert all(issubclass(leaf, (ValueError, TypeError, RuntimeError)) for leaf in leaves)
+    assert len(leaves) == 12
+    assert all(issubclass(leaf, (ValueError, TypeError, RuntimeError, ImportError)) for leaf in leaves)

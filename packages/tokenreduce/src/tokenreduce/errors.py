@@ -39,3 +39,15 @@ class UnsupportedModelError(TokenReduceError, TypeError):
 
 class WireError(TokenReduceError, ValueError):
     """A protobuf message does not hold what it says."""
+
+
+class ImageError(TokenReduceError, ValueError):
+    """A file is not a whole image of a known format, or is too large."""
+
+
+class EncoderError(TokenReduceError, ValueError):
+    """An encoder's name or directory is not one of a vision model, or it cannot take the images."""
+
+
+class ExtraMissingError(TokenReduceError, ImportError):
+    """A call needs an extra of this distribution that is not installed."""
