@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevlm.connectors import TokenCompressor, averaging_matrix
-from edgevlm.layout import uncompressed_positions
+from edgevlm.connectors import TokenCompressor, averaging_matrix, group_places
+from edgevlm.layout import Layout
 
 
 @given(st.integers(1, 80), st.data())
@@ -41,6 +41,5 @@ def test_compressor_starts_as_the_average(num_inputs, num_outputs, act):
 def test_uncompressed_positions():
     # Two words, an image of 16 tokens as 4, two words; grid rows 0-3, 4-7, ...: first group is 0, 1, 4, 5.
     visual = torch.tensor([[False, False, True, True, True, True, False, False]])
-    before = visual.cumsum(1) - visual.long()
-    positions = uncompressed_positions(torch.arange(8)[None], before, visual, num_visual=16, num_compressed=4)
+    positions = Layout.of(visual, [4]).uncompressed_positions(torch.arange(8)[None], [group_places(16, 4)], 16)
     assert positions.tolist() == [[0, 1, 2 + 2, 2 + 4, 2 + 10, 2 + 12, 18, 19]]

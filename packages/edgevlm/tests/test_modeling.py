@@ -155,7 +155,7 @@ def test_fusion_decoder_equals_the_whole_layer_over_image_and_text(tiny):
         torch.cat((visual, text), 1), attention_mask=allowed.expand(2, 1, -1, -1), position_embeddings=rotary
     )[:, 16:]
     expected = text + torch.tanh(torch.tensor(0.7)) * (whole - text)
-    state = FusionState(torch.tensor([4, 4]))
+    state = FusionState(torch.tensor([4, 4]), torch.tensor([1, 1]), torch.tensor([12, 12]))
     split = [tuple(table[:, part] for table in rotary) for part in (slice(16), slice(16, None))]
     model.fusion.remember(state, visual, torch.ones(2, 16, dtype=torch.bool), split[0])
     fused = model.fusion(text, split[1], state, allowed[16:, 16:].expand(2, -1, -1))

@@ -8,24 +8,30 @@ restart after the shared prefix) and, with `position_mode="uncompressed"`, maps 
 fusion's decoder branch has positions of its own: a row's uncompressed visual tokens first, then its
 text tokens in order.
 
+An image may have fewer visual tokens than the model gives it by itself: whoever makes them fewer (a
+token reducer in the compressor's place) hands over `mm_encoder_outputs`, made by `image_output` from
+`patch_features`, and as many placeholders as there are tokens. The fusion sees all of them all the same.
+
 Shapes: B rows, T tokens, I images, N and M visual tokens of an image before and after the
-compressor, S text tokens, D features.
+compressor, S text tokens, E features of the encoder, D of the language model.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, DynamicCache
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 
 from edgevlm.configuration import EdgeVlmConfig
-from edgevlm.connectors import Projector, TokenCompressor
+from edgevlm.connectors import Projector, TokenCompressor, group_places
 from edgevlm.errors import ModelInputError
 from edgevlm.fusion import Fusion
 from edgevlm.fusion_cache import FusionState
-from edgevlm.layout import Layout, contiguous_positions, uncompressed_positions
+from edgevlm.image_output import ImageOutput, image_output_of
+from edgevlm.layout import Layout, contiguous_positions
 from edgevlm.pretrained import EdgeVlmPreTrainedModel
 from edgevlm.text_masks import next_text_mask, prompt_text_mask
 from edgevlm.vision import patch_features
@@ -71,19 +77,57 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         if self.fusion is not None and self.fusion.decoder is not None:
             self.fusion.decoder.layer.load_state_dict(self.language_model.layers[0].state_dict())
 
-    def get_image_features(
+    def patch_features(
         self, pixel_values: Tensor, pixel_attention_mask: Tensor | None = None, spatial_shapes: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Uncompressed projected tokens [I, N, D], zero at padding; their validity [I, N]; compressed tokens [I, M, D].
+    ) -> tuple[Tensor, Tensor]:
+        """The encoder's features [I, N, E] and their validity, bool [I, N].
 
         Raises:
             ModelInputError: As `edgevlm.vision.patch_features`.
         """
-        features, valid = patch_features(
-            self.vision_tower, self.config, pixel_values, pixel_attention_mask, spatial_shapes
-        )
-        visual = self.multi_modal_projector(features) * valid[..., None]
-        return visual, valid, visual if self.compressor is None else self.compressor(visual)
+        return patch_features(self.vision_tower, self.config, pixel_values, pixel_attention_mask, spatial_shapes)
+
+    def image_output(
+        self,
+        features: Tensor,
+        valid: Tensor,
+        tokens: Sequence[Tensor] | None = None,
+        places: Sequence[Tensor] | None = None,
+    ) -> ImageOutput:
+        """Images for `mm_encoder_outputs`.
+
+        Args:
+            features: [I, N, E], as `patch_features` gives them.
+            valid: bool [I, N], False at padding.
+            tokens: What the language model sees of each image instead of what the compressor gives: [M_i, D],
+                projected already.
+            places: Which of the N each of those tokens stands for, int64 [M_i] of each image; needed with
+                `position_mode="uncompressed"`.
+        """
+        visual = None
+        if self.fusion is not None or tokens is None:
+            visual = self.multi_modal_projector(features) * valid[..., None]
+        if tokens is None:
+            seen: Any = visual if self.compressor is None else self.compressor(visual)
+            if self.config.position_mode == "uncompressed":
+                places = [group_places(features.shape[1], seen.shape[1])] * seen.shape[0]
+        else:
+            seen = list(tokens)
+        return ImageOutput(last_hidden_state=visual, pooler_output=seen, valid=valid, places=places)
+
+    def get_image_features(
+        self,
+        pixel_values: Tensor,
+        pixel_attention_mask: Tensor | None = None,
+        spatial_shapes: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ImageOutput:
+        """Images as the language model and the fusion see them; compressed tokens [I, M, D] in `pooler_output`.
+
+        Raises:
+            ModelInputError: As `edgevlm.vision.patch_features`.
+        """
+        return self.image_output(*self.patch_features(pixel_values, pixel_attention_mask, spatial_shapes))
 
     def forward(
         self,
@@ -95,12 +139,14 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states of the language model.
 
         Args:
-            input_ids: [B, T]; a prompt holds `num_compressed_tokens` placeholders for each image.
+            input_ids: [B, T]; a prompt holds `num_compressed_tokens` placeholders for each image, or with
+                `mm_encoder_outputs` as many as that has tokens of the image.
             pixel_values: [I, 3, H, W], or NaFlex patches; images in the order of their placeholders.
             pixel_attention_mask: NaFlex only, [I, n].
             spatial_shapes: NaFlex only, [I, 2].
@@ -109,6 +155,7 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
             position_ids: [B, T], contiguous, restarting after the prefix in packed rows.
             past_key_values: Cache of the same rows; carries the fusion's state too.
             use_cache: Defaults to True outside training.
+            mm_encoder_outputs: Images already encoded, an `ImageOutput` under "image"; instead of pixel_values.
             **kwargs: For the language model.
 
         Raises:
@@ -125,18 +172,22 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         # After the prompt a placeholder is a token like any other: a model may well generate one.
         is_visual = (input_ids == self.config.image_token_id) & (num_past == 0)
         state = FusionState.find(past_key_values) if num_past else None
-        num_before = None if state is None else state.num_placeholders_b[:, None].expand_as(input_ids)
-        if pixel_values is not None or bool(is_visual.any()):
-            images = self._read_images(num_past, pixel_values, pixel_attention_mask, spatial_shapes)
-            layout = Layout.of(
-                is_visual, num_images=images[0].shape[0], num_compressed=self.config.num_compressed_tokens
-            )
-            state, num_before = FusionState(layout.num_placeholders_b), layout.num_before_bt
+        skipped = None if state is None else state.num_skipped_b[:, None]
+        encoded = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is not None or encoded is not None or bool(is_visual.any()):
+            images = self._read_images(num_past, encoded, pixel_values, pixel_attention_mask, spatial_shapes)
+            layout = Layout.of(is_visual, images.num_tokens)
+            num_skipped_b = layout.num_skipped_b(self._num_visual)
+            state = FusionState(layout.num_placeholders_b, layout.num_images_b, num_skipped_b)
             embeds = self._merge_prompt(embeds, images, layout, state, attention_mask, position_ids)
+            if self.config.position_mode == "uncompressed":
+                places = self._places(images, is_visual.device)
+                moved = layout.uncompressed_positions(position_ids, places, self._num_visual)
+                skipped = moved - position_ids
         elif state is not None:
             embeds = self._fuse_next(embeds, state, attention_mask, position_ids)
-        if num_before is not None and self.config.position_mode == "uncompressed":
-            position_ids = self._uncompressed(position_ids, num_before, is_visual)
+        if skipped is not None and self.config.position_mode == "uncompressed":
+            position_ids = position_ids + skipped
             if attention_mask is None and past_key_values is None:
                 # Without a mask transformers takes a jump in positions for the border of a packed row.
                 attention_mask = torch.ones_like(input_ids)
@@ -152,28 +203,53 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
             past_key_values.layers.append(state)
         return output
 
+    @property
+    def _num_visual(self) -> int:
+        return int(self.config.num_visual_tokens or 0)
+
     def _read_images(
-        self, num_past: int, pixel_values: Tensor | None, mask: Tensor | None, shapes: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        if num_past or pixel_values is None:
-            got = "images after the prompt" if num_past else "placeholders without images"
+        self,
+        num_past: int,
+        encoded: BaseModelOutputWithPooling | None,
+        pixel_values: Tensor | None,
+        mask: Tensor | None,
+        shapes: Tensor | None,
+    ) -> ImageOutput:
+        if num_past or (pixel_values is None) == (encoded is None):
+            got = "placeholders without images" if pixel_values is None else "mm_encoder_outputs beside them"
+            got = "images after the prompt" if num_past else got
             raise ModelInputError(f"pixel_values: expected images and their placeholders in the prompt, got {got}")
-        return self.get_image_features(pixel_values, mask, shapes)
+        if pixel_values is not None:
+            return self.get_image_features(pixel_values, mask, shapes)
+        assert encoded is not None
+        return image_output_of(encoded, num_visual=self._num_visual, needs_uncompressed=self.fusion is not None)
+
+    def _places(self, images: ImageOutput, device: torch.device) -> list[Tensor]:
+        """Which uncompressed token each visual token stands for."""
+        if images.places is not None:
+            return [place_m.to(device) for place_m in images.places]
+        counts = images.num_tokens
+        if set(counts) - {self._num_visual}:
+            raise ModelInputError(
+                f"places: expected them beside images of {counts} tokens with position_mode='uncompressed', got none"
+            )
+        return [torch.arange(self._num_visual, device=device)] * len(counts)
 
     def _merge_prompt(
         self,
         embeds: Tensor,
-        images: tuple[Tensor, Tensor, Tensor],
+        images: ImageOutput,
         layout: Layout,
         state: FusionState,
         attention_mask: Tensor | None,
         position_ids: Tensor,
     ) -> Tensor:
-        visual_ind, valid_in, compressed_imd = images
         if self.fusion is not None:
+            assert images.last_hidden_state is not None
+            assert images.valid is not None
             rows = (embeds.shape[0], -1)
-            visual = visual_ind[layout.image_of_bk].view(*rows, embeds.shape[-1])
-            valid = (valid_in[layout.image_of_bk] & layout.has_image_bk[..., None]).view(rows)
+            visual = images.last_hidden_state[layout.image_of_bk].view(*rows, embeds.shape[-1])
+            valid = (images.valid[layout.image_of_bk] & layout.has_image_bk[..., None]).view(rows)
             index, filled = layout.text_index()
             allowed, text_valid = prompt_text_mask(attention_mask, index, filled)
             places = torch.arange(visual.shape[1], device=embeds.device)[None]
@@ -184,7 +260,9 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
             ranks = (position_ids - layout.num_before_bt).gather(1, index)
             fused = self.fusion(embeds.gather(1, expanded), self._text_rotary(embeds, ranks, state), state, allowed)
             embeds = embeds.scatter(1, expanded, fused.to(embeds.dtype))
-        return embeds.masked_scatter(layout.is_visual_bt[..., None], compressed_imd.to(embeds.dtype))
+        # One empty part more, so that there is something to join where there are no images.
+        tokens = torch.cat([*images.tokens, embeds.new_empty(0, embeds.shape[-1])]).to(embeds.device, embeds.dtype)
+        return embeds.masked_scatter(layout.is_visual_bt[..., None], tokens)
 
     def _fuse_next(
         self, embeds: Tensor, state: FusionState, attention_mask: Tensor | None, position_ids: Tensor
@@ -200,18 +278,8 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         state.grow("text_valid", valid, dim=1)
         return self.fusion(embeds, rotary, state, allowed)
 
-    def _uncompressed(self, position_ids: Tensor, num_before: Tensor, is_visual: Tensor) -> Tensor:
-        return uncompressed_positions(
-            position_ids,
-            num_before,
-            is_visual,
-            num_visual=int(self.config.num_visual_tokens or 0),
-            num_compressed=self.config.num_compressed_tokens,
-        )
-
     def _text_rotary(self, embeds: Tensor, ranks_bs: Tensor, state: FusionState) -> tuple[Tensor, Tensor]:
-        num_images_b = state.num_placeholders_b // self.config.num_compressed_tokens
-        places_bs = ranks_bs + num_images_b[:, None] * int(self.config.num_visual_tokens or 0)
+        places_bs = ranks_bs + state.num_images_b[:, None] * self._num_visual
         tables: tuple[Tensor, Tensor] = self.language_model.rotary_emb(embeds, places_bs)
         return tables
 

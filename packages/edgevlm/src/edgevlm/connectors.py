@@ -73,3 +73,9 @@ def averaging_matrix(num_inputs: int, num_outputs: int) -> Tensor:
     rows = next(rows for rows in range(math.isqrt(num_outputs), 0, -1) if num_outputs % rows == 0)
     cells = F.adaptive_avg_pool2d(units.view(num_inputs, 1, side, side), (rows, num_outputs // rows))
     return cells.flatten(1).T.contiguous()
+
+
+def group_places(num_inputs: int, num_outputs: int) -> Tensor:
+    """The mean input of each row of `averaging_matrix`, floored, int64 [M]."""
+    average_mn = averaging_matrix(num_inputs, num_outputs).double()
+    return (average_mn @ torch.arange(num_inputs, dtype=torch.float64) + 1e-6).long()

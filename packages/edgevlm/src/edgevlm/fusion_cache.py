@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+_COUNTS = ("num_placeholders_b", "num_images_b", "num_skipped_b")
+
 
 class FusionState(CacheLayerMixin):
     """State of the rows of a batch; B is the first axis of every tensor.
 
     Attributes:
         num_placeholders_b: Placeholders of each row's prompt.
+        num_images_b: Images of each row's prompt.
+        num_skipped_b: Positions that each row's images have beyond their placeholders.
         tensors: Named state of the fusion's parts: keys and values, validity of keys.
         dense: Whether every key of every row is valid, so that one new token needs no mask.
     """
@@ -23,9 +27,11 @@ class FusionState(CacheLayerMixin):
     is_compileable = False
     is_croppable = False
 
-    def __init__(self, num_placeholders_b: Tensor) -> None:
+    def __init__(self, num_placeholders_b: Tensor, num_images_b: Tensor, num_skipped_b: Tensor) -> None:
         super().__init__()
         self.num_placeholders_b = num_placeholders_b
+        self.num_images_b = num_images_b
+        self.num_skipped_b = num_skipped_b
         self.tensors: dict[str, Tensor] = {}
         self.dense = False
         self.is_initialized = True
@@ -42,7 +48,8 @@ class FusionState(CacheLayerMixin):
         return self.tensors[name]
 
     def _apply(self, change: Any) -> None:
-        self.num_placeholders_b = change(self.num_placeholders_b)
+        for name in _COUNTS:
+            setattr(self, name, change(getattr(self, name)))
         self.tensors = {name: change(value) for name, value in self.tensors.items()}
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -97,5 +104,5 @@ class FusionState(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forgets everything."""
-        self.num_placeholders_b = torch.zeros_like(self.num_placeholders_b)
+        self._apply(torch.zeros_like)
         self.tensors = {}

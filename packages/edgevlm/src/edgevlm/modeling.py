@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, GenerationMixin
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from edgevlm.backbone import EdgeVlmModel
 from edgevlm.configuration import EdgeVlmConfig
+from edgevlm.image_output import image_output_of
+from edgevlm.layout import Layout
 from edgevlm.pretrained import EdgeVlmPreTrainedModel
 
 
@@ -41,6 +44,7 @@ class EdgeVlmForConditionalGeneration(EdgeVlmPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, T or logits_to_keep, vocabulary] and, with labels, the loss in nats.
@@ -57,6 +61,7 @@ class EdgeVlmForConditionalGeneration(EdgeVlmPreTrainedModel, GenerationMixin):
             labels: [B, T], -100 where there is no target; a token's label is predicted one place before it.
             logits_to_keep: Only this many last positions, or these indices; 0 for all.
             num_items_in_batch: Targets over an accumulated batch, to divide the summed loss by.
+            mm_encoder_outputs: As in `EdgeVlmModel.forward`.
             **kwargs: For the language model.
         """
         output = self.model(
@@ -68,6 +73,7 @@ class EdgeVlmForConditionalGeneration(EdgeVlmPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
         hidden = output.last_hidden_state
@@ -85,6 +91,24 @@ class EdgeVlmForConditionalGeneration(EdgeVlmPreTrainedModel, GenerationMixin):
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
+
+    def _expand_multimodal_outputs(
+        self,
+        input_ids: Tensor,
+        mm_encoder_output: dict[str, Any],
+        expand_size: int = 1,
+        inputs_embeds: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Images of rows that are repeated for beams; transformers would leave those for the fusion as they are."""
+        encoded = mm_encoder_output.get("image")
+        if encoded is None:
+            return mm_encoder_output
+        num_visual = int(self.config.num_visual_tokens or 0)
+        images = image_output_of(encoded, num_visual=num_visual, needs_uncompressed=self.model.fusion is not None)
+        layout = Layout.of(input_ids == self.config.image_token_id, images.num_tokens)
+        of_rows = [image[has] for image, has in zip(layout.image_of_bk, layout.has_image_bk, strict=True)]
+        repeated = [row for row in of_rows for _ in range(expand_size)]
+        return mm_encoder_output | {"image": images.select(torch.cat(repeated).tolist())}
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Images are read once, with the prompt."""

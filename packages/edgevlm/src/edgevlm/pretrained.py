@@ -19,6 +19,8 @@ class EdgeVlmPreTrainedModel(PreTrainedModel):
     config_class = EdgeVlmConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
+    # Makes `generate` encode the images once, before rows are repeated for beams.
+    input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
