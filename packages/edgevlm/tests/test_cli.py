@@ -50,8 +50,24 @@ def test_build_then_chat(parts, picture, tmp_path, capsys):
     assert capsys.readouterr().out == finish["text"] + "\n"
     assert run("chat", out, "--prompt", "what is the shape") == 0
     capsys.readouterr()
+    assert run(*chat, "--json", "--max-visual-tokens", 4) == 0
+    assert json.loads(capsys.readouterr().out) == finish
+    assert run(*chat, "--max-visual-tokens", 3) == 2
+    assert "max_visual_tokens: expected at least 4, which the image needs" in capsys.readouterr().err
     assert run(*build) == 2
     assert capsys.readouterr().err == f"error: {out}: expected a new directory, found one\n"
+
+
+def test_build_without_a_compressor(parts, picture, tmp_path, capsys):
+    out = tmp_path / "edge"
+    build = ("build", "--vision", parts[0], "--llm", parts[1], "--compressor", "none")
+    assert run(*build, "--out", out) == 0
+    capsys.readouterr()
+    assert run("chat", out, picture, "--prompt", "what is the shape", "--max-new-tokens", 1, "--json") == 0
+    num_patches = AutoModelForImageTextToText.from_pretrained(out).config.num_visual_tokens
+    assert json.loads(capsys.readouterr().out)["num_visual_tokens"] == num_patches
+    assert run(*build, "--out", tmp_path / "other", "--compressed-tokens", 4) == 2
+    assert "without a compressor, got 4" in capsys.readouterr().err
 
 
 def test_nothing_half_written(parts, tmp_path, capsys):
@@ -68,6 +84,8 @@ def test_nothing_half_written(parts, tmp_path, capsys):
     ("chat", "{tmp}/llm", "{tmp}/none.png"),
     ("chat", "{tmp}/llm", "{tmp}/llm/config.json"),
     ("chat", "{tmp}/clip", "--max-new-tokens", "0"),
+    ("chat", "{tmp}/clip", "--max-visual-tokens", "0"),
+    ("build", "--vision", "{tmp}/clip", "--llm", "{tmp}/llm", "--out", "{tmp}/o", "--compressor", "other"),
     ("build", "--vision", "{tmp}/llm", "--llm", "{tmp}/llm", "--out", "{tmp}/o"),
     ("build", "--vision", "{tmp}/clip", "--llm", "{tmp}/clip", "--out", "{tmp}/o"),
     ("build", "--vision", "{tmp}/none", "--llm", "{tmp}/llm", "--out", "{tmp}/o"),

@@ -92,6 +92,58 @@ def test_reducer_counts(tiny, llava):
     assert finish.num_prompt_tokens == 7 + 4
 
 
+class LimitedReducer:
+    """Stands for an attached reducer: keeps to a limit from 4 up, and says so."""
+
+    def __init__(self, model):
+        self.last_num_visual_tokens, self.limits, self._forward = [], [], model.forward
+        model.forward = self
+
+    def __call__(self, *args, logits_to_keep=0, max_visual_tokens=None, **kwargs):
+        if "pixel_values" in kwargs:
+            self.limits.append(max_visual_tokens)
+            if max_visual_tokens is not None and max_visual_tokens < 4:
+                raise ValueError(f"budget: expected at least 4, got {max_visual_tokens}")
+            self.last_num_visual_tokens = [min(16, max_visual_tokens or 16)]
+        return self._forward(*args, logits_to_keep=logits_to_keep, **kwargs)
+
+
+def test_a_limit_of_visual_tokens_is_the_reducer_s(tiny, llava):
+    model, processor = llava
+    reducer = LimitedReducer(model)
+    engine = Engine(model, processor, reducer=reducer)
+    seen = [list(engine.generate(tiny.image(), PROMPT, 2, limit))[-1].num_visual_tokens for limit in (None, 40, 5, 4)]
+    assert seen == [16, 16, 5, 4]
+    assert reducer.limits == [None, 40, 5, 4]
+    with pytest.raises(RequestError, match="max_visual_tokens=3: budget: expected at least 4, got 3"):
+        next(engine.generate(tiny.image(), PROMPT, 2, 3))
+    # It answers on, and a question without an image has nothing to limit.
+    assert list(engine.generate(tiny.image(), PROMPT, 2))[-1].num_visual_tokens == 16
+    assert list(engine.generate(None, PROMPT, 2, 1))[-1].num_visual_tokens == 0
+
+
+def test_a_limit_without_a_reducer(tiny, llava):
+    engine = Engine(*llava)
+    unlimited = list(engine.generate(tiny.image(), PROMPT, 4))
+    assert list(engine.generate(tiny.image(), PROMPT, 4, 16)) == unlimited
+    with pytest.raises(RequestError, match=r"at least 16, which the image needs .*, got 15"):
+        engine.generate(tiny.image(), PROMPT, 4, 15)
+    with pytest.raises(RequestError, match="max_visual_tokens: expected at least 1, got 0"):
+        engine.generate(tiny.image(), PROMPT, 4, 0)
+    assert list(engine.generate(None, PROMPT, 2, 1))[-1].num_visual_tokens == 0
+
+
+def test_errors_of_the_model_stay_what_they_are(tiny, llava):
+    model, processor = llava
+
+    def broken(**_):
+        raise ValueError("broken")
+
+    model.forward = broken
+    with pytest.raises(ValueError, match=r"^broken$"):
+        next(Engine(model, processor).generate(tiny.image(), PROMPT, 2, 16))
+
+
 def test_text_stream_holds_back_partial_characters():
     class Bytes:
         def decode(self, ids, **_):

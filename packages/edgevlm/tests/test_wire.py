@@ -25,9 +25,9 @@ def test_empty_event_is_refused(response):
 
 def test_request():
     request = service_pb2.GenerateRequest(model="m", prompt="what", max_new_tokens=3)
-    assert request_from_proto(request) == (None, "what", 3)
-    request.image = b"png"
-    assert request_from_proto(request) == (b"png", "what", 3)
+    assert request_from_proto(request) == (None, "what", 3, None)
+    request.image, request.max_visual_tokens = b"png", 9
+    assert request_from_proto(request) == (b"png", "what", 3, 9)
 
 
 @pytest.mark.parametrize("fields", [{}, {"model": "m"}, {"model": "m", "prompt": " ", "max_new_tokens": 1},

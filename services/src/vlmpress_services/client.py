@@ -11,7 +11,7 @@ import grpc
 from vlmpress.artifact.v1 import artifact_pb2, artifact_service_pb2, artifact_service_pb2_grpc
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2, edgevlm_service_pb2_grpc
 from vlmpress.evaluation.v1 import evaluation_pb2, evaluation_service_pb2, evaluation_service_pb2_grpc
-from vlmpress_services.errors import ServiceError
+from vlmpress_services.errors import InvalidRequestError, ServiceError
 from vlmpress_services.scoring import Prediction, Score, Scores
 
 MAX_MESSAGE_BYTES = 16 << 20
@@ -91,10 +91,28 @@ class EdgeVlmClient(Client):
             response = stub.LoadModel(request, timeout=LOAD_TIMEOUT_S)
         return LoadedModelInfo(digest=response.digest, num_params=response.num_params, model_type=response.model_type)
 
-    def generate(self, ref: str, image_bytes: bytes | None, prompt: str, max_new_tokens: int) -> Answer:
-        """The greedy answer to one question; raises ServiceError."""
+    def generate(
+        self,
+        ref: str,
+        image_bytes: bytes | None,
+        prompt: str,
+        max_new_tokens: int,
+        max_visual_tokens: int | None = None,
+    ) -> Answer:
+        """The greedy answer to one question, with at most so many visual tokens.
+
+        Raises:
+            InvalidRequestError: max_visual_tokens is below 1; on the wire 0 would mean no limit.
+            ServiceError: The call failed.
+        """
+        if max_visual_tokens is not None and max_visual_tokens < 1:
+            raise InvalidRequestError(f"max_visual_tokens: expected at least 1 or None, got {max_visual_tokens}")
         request = edgevlm_service_pb2.GenerateRequest(
-            model=ref, image=image_bytes or b"", prompt=prompt, max_new_tokens=max_new_tokens
+            model=ref,
+            image=image_bytes or b"",
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            max_visual_tokens=max_visual_tokens or 0,
         )
         start_s = time.perf_counter()
         ttft_s, finish = 0.0, None

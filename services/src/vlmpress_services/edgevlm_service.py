@@ -41,10 +41,10 @@ class EdgeVlmService(Service, pb_grpc.EdgeVlmServiceServicer):
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
         """Streams the answer token by token; a cancelled call stops at the next token."""
-        image, prompt, max_new_tokens = request_from_proto(request)
+        arguments = request_from_proto(request)
         async with self._models.lease(request.model) as loaded:
             engine = loaded.model
-            stream = loaded.executor.stream(lambda: engine.generate(image, prompt, max_new_tokens))
+            stream = loaded.executor.stream(lambda: engine.generate(*arguments))
             async with aclosing(stream) as events:
                 async for event in events:
                     yield event_to_proto(event)

@@ -29,6 +29,13 @@ class Fusion(StrEnum):
     COMBINED = "combined"
 
 
+class Compressor(StrEnum):
+    """Ways to fewer visual tokens."""
+
+    MLP = "mlp"
+    NONE = "none"
+
+
 class Preset(StrEnum):
     """Known architectures."""
 
@@ -47,18 +54,26 @@ def build(
     vision: Annotated[Path, typer.Option(help="Directory of a SigLIP2, SigLIP or CLIP model and its image processor.")],
     llm: Annotated[Path, typer.Option(help="Directory of a Qwen2 or Llama causal model and its tokenizer.")],
     out: Annotated[Path, typer.Option(help="New directory for the edge model.")],
-    compressed_tokens: Annotated[int, typer.Option(min=1, help="Visual tokens of an image the LLM sees.")] = 64,
+    compressed_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Visual tokens of an image the LLM sees; 64, or without a compressor all.")
+    ] = None,
+    compressor: Annotated[Compressor, typer.Option(help="'none' leaves its place to a reducer.")] = Compressor.MLP,
     fusion: Annotated[Fusion, typer.Option(help="Fusion module.")] = Fusion.COMBINED,
     seed: Annotated[int, typer.Option(help="Of the connectors' initialisation.")] = 0,
 ) -> None:
     """Builds an edge model from a vision encoder and a language model; its connectors are untrained."""
     from edgevlm.build import build as build_model
+    from edgevlm.configuration import num_patches
     from edgevlm.parts import load_parts
 
     if out.exists():
         raise BuildError(f"{out}: expected a new directory, found one")
     parts = load_parts(vision, llm)
-    model, processor = build_model(*parts, num_compressed_tokens=compressed_tokens, fusion=fusion.value, seed=seed)
+    if compressed_tokens is None:
+        compressed_tokens = 64 if compressor is Compressor.MLP else num_patches(parts[0].config)
+    model, processor = build_model(
+        *parts, num_compressed_tokens=compressed_tokens, fusion=fusion.value, compressor=compressor.value, seed=seed
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
@@ -100,6 +115,9 @@ def chat(
     image: Annotated[Path | None, typer.Argument(help="PNG or JPEG; without it, a text-only question.")] = None,
     prompt: Annotated[str, typer.Option(help="The question.")] = "Describe the image.",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    max_visual_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Limit of visual tokens; a model with a reduction policy keeps to it.")
+    ] = None,
     dtype: Annotated[Dtype, typer.Option(help="Of an unquantized model's weights.")] = Dtype.FLOAT32,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, no stream.")] = False,
 ) -> None:
@@ -113,7 +131,7 @@ def chat(
     data = None if image is None else _read_image(image)
     transformers_logging.disable_progress_bar()
     engine = Engine.load(model, dtype=getattr(torch, dtype.value))
-    for event in engine.generate(data, prompt, max_new_tokens):
+    for event in engine.generate(data, prompt, max_new_tokens, max_visual_tokens):
         if not isinstance(event, GeneratedToken):
             print(json.dumps(_summary(event)) if as_json else "")
         elif not as_json:

@@ -10,17 +10,23 @@ from typing import Any
 
 import torch
 
+from edgevlm.errors import RequestError
+
 
 def greedy_token_ids(
-    model: Any, inputs: dict[str, torch.Tensor], *, eos_token_ids: frozenset[int], max_new_tokens: int
+    model: Any, inputs: dict[str, Any], *, eos_token_ids: frozenset[int], max_new_tokens: int
 ) -> Iterator[int]:
     """Yields the most likely next token until an end token, which is yielded too, or `max_new_tokens`.
 
     Args:
         model: Image-text-to-text model; its own KV cache holds the state.
-        inputs: What the processor made for one row; input_ids [1, T].
+        inputs: What the processor made for one row, input_ids [1, T]; for a token reducer in the model maybe
+            `max_visual_tokens`.
         eos_token_ids: Tokens that end the answer.
         max_new_tokens: At least 1.
+
+    Raises:
+        RequestError: The reducer cannot hold `max_visual_tokens`.
     """
     token_id, cache = prefill(model, inputs)
     yield token_id
@@ -34,9 +40,15 @@ def greedy_token_ids(
 # Inference mode is entered for each call, never across a yield: it is state of the thread, and
 # between two tokens the thread belongs to the caller.
 @torch.inference_mode()
-def prefill(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[int, Any]:
-    """First token and KV cache of a prompt."""
-    output = model(**inputs, use_cache=True, **_last_logits_only(model))
+def prefill(model: Any, inputs: dict[str, Any]) -> tuple[int, Any]:
+    """First token and KV cache of a prompt; errors as in `greedy_token_ids`."""
+    try:
+        output = model(**inputs, use_cache=True, **_last_logits_only(model))
+    except ValueError as error:
+        # The reducer's own type is not known here; its entry point promises a ValueError.
+        if "max_visual_tokens" not in inputs:
+            raise
+        raise RequestError(f"max_visual_tokens={inputs['max_visual_tokens']}: {error}") from error
     return int(output.logits[0, -1].argmax()), output.past_key_values
 
 

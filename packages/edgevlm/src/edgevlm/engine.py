@@ -84,7 +84,7 @@ class Engine:
         """Visual tokens the language model saw in the last request."""
         return self._num_visual_tokens
 
-    def prepare(self, image: bytes | Image.Image | None, prompt: str) -> dict[str, torch.Tensor]:
+    def prepare(self, image: bytes | Image.Image | None, prompt: str) -> dict[str, Any]:
         """Model inputs of a request.
 
         Raises:
@@ -102,25 +102,53 @@ class Engine:
         return {name: _placed(value, self.model) for name, value in inputs.items()}
 
     def generate(
-        self, image: bytes | Image.Image | None, prompt: str, max_new_tokens: int
+        self,
+        image: bytes | Image.Image | None,
+        prompt: str,
+        max_new_tokens: int,
+        max_visual_tokens: int | None = None,
     ) -> Iterator[GenerationEvent]:
         """Streams the greedy answer: a GeneratedToken for each token, the end token included, then one Finish.
 
-        A request is checked here, before the first event is asked for. Generation also ends, with
-        reason LENGTH, where the model's positions end.
+        A request is checked here, before the first event is asked for; only a token reducer finds out
+        with the first event that it cannot hold a limit. Generation also ends, with reason LENGTH,
+        where the model's positions end.
+
+        Args:
+            image: PNG or JPEG bytes, or a decoded image; None for a text-only question.
+            prompt: The question, without chat markup.
+            max_new_tokens: Longest answer, at least 1.
+            max_visual_tokens: Limit of visual tokens the language model sees, at least 1; None for none.
+                An attached token reducer makes the image fit. Without one, a limit below what the image
+                needs is refused.
 
         Raises:
             ImageError: The image bytes are refused.
-            RequestError: The prompt or max_new_tokens is refused.
+            RequestError: The prompt or a limit is refused.
         """
-        if max_new_tokens < 1:
-            raise RequestError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
+        for name, limit in (("max_new_tokens", max_new_tokens), ("max_visual_tokens", max_visual_tokens)):
+            if limit is not None and limit < 1:
+                raise RequestError(f"{name}: expected at least 1, got {limit}")
         inputs = self.prepare(image, prompt)
+        if max_visual_tokens is not None and image is not None:
+            inputs |= self._limited(inputs, max_visual_tokens)
         if self.max_positions is not None:
             max_new_tokens = min(max_new_tokens, self.max_positions - inputs["input_ids"].shape[1])
         return self._events(inputs, max_new_tokens)
 
-    def _events(self, inputs: dict[str, torch.Tensor], max_new_tokens: int) -> Iterator[GenerationEvent]:
+    def _limited(self, inputs: dict[str, Any], max_visual_tokens: int) -> dict[str, Any]:
+        """What tells the attached reducer the limit; nothing where no reducer is needed to hold it."""
+        if self._reducer is not None:
+            return {"max_visual_tokens": max_visual_tokens}
+        num_needed = self._num_placeholders(inputs)
+        if num_needed > max_visual_tokens:
+            raise RequestError(
+                f"max_visual_tokens: expected at least {num_needed}, which the image needs on a model "
+                f"without a token reducer, got {max_visual_tokens}"
+            )
+        return {}
+
+    def _events(self, inputs: dict[str, Any], max_new_tokens: int) -> Iterator[GenerationEvent]:
         stream = TextStream(self.processor.tokenizer)
         num_generated, stopped, num_prompt = 0, False, 0
         token_ids = greedy_token_ids(
@@ -141,9 +169,12 @@ class Engine:
             text=stream.text,
         )
 
-    def _count_prompt(self, inputs: dict[str, torch.Tensor]) -> int:
+    def _num_placeholders(self, inputs: dict[str, Any]) -> int:
+        return int((inputs["input_ids"] == _image_token_id(self.model.config)).sum())
+
+    def _count_prompt(self, inputs: dict[str, Any]) -> int:
         """Tokens the language model saw of the prompt; remembers how many of them were visual."""
-        num_placeholders = int((inputs["input_ids"] == _image_token_id(self.model.config)).sum())
+        num_placeholders = self._num_placeholders(inputs)
         self._num_visual_tokens = num_placeholders
         if num_placeholders and self._reducer is not None:
             self._num_visual_tokens = sum(self._reducer.last_num_visual_tokens)

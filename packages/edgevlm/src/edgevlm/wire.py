@@ -75,8 +75,10 @@ def event_from_proto(response: service_pb2.GenerateResponse) -> GenerationEvent:
     )
 
 
-def request_from_proto(request: service_pb2.GenerateRequest) -> tuple[bytes | None, str, int]:
-    """Image bytes (None when empty), prompt and max_new_tokens, as `Engine.generate` takes them.
+def request_from_proto(request: service_pb2.GenerateRequest) -> tuple[bytes | None, str, int, int | None]:
+    """Image bytes (None when empty), prompt, max_new_tokens and max_visual_tokens (None when 0).
+
+    These are the arguments of `Engine.generate`, in its order.
 
     Raises:
         RequestError: No model is named, the prompt is empty, or max_new_tokens is 0.
@@ -87,4 +89,4 @@ def request_from_proto(request: service_pb2.GenerateRequest) -> tuple[bytes | No
         raise RequestError("prompt: expected a question, got an empty string")
     if request.max_new_tokens < 1:
         raise RequestError("max_new_tokens: expected at least 1, got 0")
-    return request.image or None, request.prompt, request.max_new_tokens
+    return request.image or None, request.prompt, request.max_new_tokens, request.max_visual_tokens or None

@@ -4,7 +4,9 @@ Packages never import each other; what one offers another at run time is an entr
 
 - `vlmpress.models`: name = a Hugging Face model type; the module registers its Auto classes.
 - `vlmpress.quantizers`: name = a quantization method; `load(directory) -> model`.
-- `vlmpress.token_reducers`: name = a method; `attach(model, policy)` puts it into a model.
+- `vlmpress.token_reducers`: name = a method; `attach(model, policy)` puts it into a model. From then on the model's
+  call and `generate` take `max_visual_tokens`, a limit for each row (a ValueError when it cannot be held), and the
+  handle that `attach` returned says in `last_num_visual_tokens` how many each image of the last call got.
 """
 
 import json

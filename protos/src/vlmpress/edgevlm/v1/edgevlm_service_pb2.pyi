@@ -32,16 +32,18 @@ class LoadModelResponse(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., num_params: _Optional[int] = ..., model_type: _Optional[str] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("model", "image", "prompt", "max_new_tokens")
+    __slots__ = ("model", "image", "prompt", "max_new_tokens", "max_visual_tokens")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_VISUAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: str
     image: bytes
     prompt: str
     max_new_tokens: int
-    def __init__(self, model: _Optional[str] = ..., image: _Optional[bytes] = ..., prompt: _Optional[str] = ..., max_new_tokens: _Optional[int] = ...) -> None: ...
+    max_visual_tokens: int
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[bytes] = ..., prompt: _Optional[str] = ..., max_new_tokens: _Optional[int] = ..., max_visual_tokens: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("token", "finish")
