@@ -5,7 +5,7 @@ Shape suffixes: H and W sides of a grid, N tokens left of it, D channels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -50,13 +50,12 @@ class ReducedGrid:
 
 
 class Reducer(Protocol):
-    """A way to reduce visual tokens, before the projector.
+    """A way to reduce visual tokens, before the projector."""
 
-    Attributes:
-        needs_attention: Whether `VisualGrid.attention` must be there.
-    """
-
-    needs_attention: ClassVar[bool]
+    @property
+    def needs_attention(self) -> bool:
+        """Whether `VisualGrid.attention` must be there; a constant of most classes."""
+        ...
 
     @property
     def pixel_factor(self) -> int:
