@@ -40,15 +40,18 @@ class Family(ABC):
         model_class: Name of the class a model must be, or be derived from.
         image_inputs: Arguments of a call that describe its images; taken out of the reduced call. The first
             one holds the pixels: None or nothing in it is a call without images.
+        video_inputs: Arguments that the model's own video encoder takes, the pixels first; videos stay whole.
         gives_attention: Whether `encode` can fill `VisualGrid.attention`.
         shrinks_pixels: Whether `encode` takes a `pixel_factor` above 1.
     """
 
     model_class: ClassVar[str]
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    video_inputs: ClassVar[tuple[str, ...]] = ()
     gives_attention: ClassVar[bool] = False
     shrinks_pixels: ClassVar[bool] = False
 
+    @abstractmethod
     def check(self, model: Any) -> None:
         """Raises GridError when the model's own configuration leaves no grid, for example with CLS left in."""
 
@@ -77,7 +80,13 @@ class Family(ABC):
         """Puts the images' tokens into the reduced call, whose `image_inputs` are gone already."""
         # A list of ragged parts, as these models' own encoders make it, whatever the type's annotation says.
         ragged: Any = tokens
-        call["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=ragged)}
+        outputs = {"image": BaseModelOutputWithPooling(pooler_output=ragged)}
+        videos = {name: call[name] for name in self.video_inputs if call.get(name) is not None}
+        if self.video_inputs and self.video_inputs[0] in videos:
+            # These models refuse raw videos beside images that are encoded already.
+            outputs["video"] = model.model.get_video_features(**videos, return_dict=True)
+            call.pop(self.video_inputs[0])
+        call["mm_encoder_outputs"] = {**(call.get("mm_encoder_outputs") or {}), **outputs}
 
     def positions(self, model: Any, arguments: dict[str, Any]) -> torch.Tensor | None:
         """Positions on the caller's whole prompt where the model does not simply count; None where it does.
@@ -91,5 +100,5 @@ class Family(ABC):
         """Which placeholder of its image each token left stands for, int64 over all images; None: does not matter."""
         return None
 
-    def remember_positions(self, model: Any, positions_3BT: torch.Tensor, num_left_B: torch.Tensor) -> None:  # noqa: N803
+    def remember_positions(self, model: Any, positions_3BT: torch.Tensor, num_left_B: torch.Tensor) -> None:  # noqa: N803, B027
         """Told after `positions`: so many unpadded tokens are left of each row; decoding has to go on from there."""

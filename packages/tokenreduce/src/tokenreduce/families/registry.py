@@ -4,8 +4,20 @@ from typing import Any
 
 from tokenreduce.errors import UnsupportedModelError
 from tokenreduce.families.family import Family
+from tokenreduce.families.internvl import InternVLFamily
+from tokenreduce.families.llava import LlavaFamily
+from tokenreduce.families.llava_next import LlavaNextFamily
+from tokenreduce.families.llava_onevision import LlavaOnevisionFamily
+from tokenreduce.families.qwen_vl import Qwen2VLFamily, Qwen25VLFamily
 
-FAMILIES: dict[str, type[Family]] = {}
+FAMILIES: dict[str, type[Family]] = {
+    "internvl": InternVLFamily,
+    "llava": LlavaFamily,
+    "llava_next": LlavaNextFamily,
+    "llava_onevision": LlavaOnevisionFamily,
+    "qwen2_5_vl": Qwen25VLFamily,
+    "qwen2_vl": Qwen2VLFamily,
+}
 
 
 def family_of(model: Any) -> Family:
