@@ -54,9 +54,14 @@ class Engine:
             else:
                 model = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, local_files_only=True)
             processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
-            reducer = None if attach is None else attach(model)
         except (OSError, ValueError, KeyError) as error:
             raise ModelDirectoryError(f"{directory}: expected an image-text-to-text model, got: {error}") from error
+        try:
+            reducer = None if attach is None else attach(model)
+        except (ValueError, TypeError) as error:
+            raise ModelDirectoryError(
+                f"{directory}: expected a reduction policy that fits the model, got: {error}"
+            ) from error
         if not hasattr(processor, "tokenizer"):
             raise ModelDirectoryError(
                 f"{directory}: expected a processor with tokenizer, got {type(processor).__name__}"
