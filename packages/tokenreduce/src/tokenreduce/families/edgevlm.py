@@ -65,7 +65,7 @@ class EdgeVlmFamily(Family):
         self, model: Any, arguments: dict[str, Any], *, needs_attention: bool = False, pixel_factor: int = 1
     ) -> Encoded:
         """See `Family.encode`."""
-        inputs = [arguments.get(name) for name in self.image_inputs]
+        inputs: list[Any] = [arguments.get(name) for name in self.image_inputs]
         if model.config.vision_config.model_type == _NAFLEX and any(value is None for value in inputs):
             raise PlaceholderError("pixel_attention_mask, spatial_shapes: expected both beside images, got none")
         features, valid = model.model.patch_features(*inputs)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tokenreduce.errors import UnsupportedModelError
+from tokenreduce.families.edgevlm import EdgeVlmFamily
 from tokenreduce.families.family import Family
 from tokenreduce.families.internvl import InternVLFamily
 from tokenreduce.families.llava import LlavaFamily
@@ -11,6 +12,7 @@ from tokenreduce.families.llava_onevision import LlavaOnevisionFamily
 from tokenreduce.families.qwen_vl import Qwen2VLFamily, Qwen25VLFamily
 
 FAMILIES: dict[str, type[Family]] = {
+    "edgevlm": EdgeVlmFamily,
     "internvl": InternVLFamily,
     "llava": LlavaFamily,
     "llava_next": LlavaNextFamily,
