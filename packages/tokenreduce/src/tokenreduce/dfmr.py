@@ -7,19 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
-from tokenreduce.errors import FeatureError
-from tokenreduce.policy import DEFAULT_FACTORS, check_factors, check_mode, check_normalization, check_tau
-from tokenreduce.windows import mean_window_std, window_means
-
-# Below this share of the image's largest value a spread is float32 rounding error, and counts as none.
-_ROUNDING = 1e-6
+from tokenreduce.grids import group_grids, unpad
+from tokenreduce.policy import DEFAULT_FACTORS, check_tau
+from tokenreduce.sigma import choose_indices, sigma_per_factor, sigmas_of_grids
+from tokenreduce.windows import window_means
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reduction:
-    """What DFMR made of a batch of B images.
+    """What DFMR made of B images.
 
     Attributes:
         factors: The factor chosen for each image; B integers.
@@ -38,70 +35,43 @@ class Reduction:
 
 
 def dfmr(
-    features: torch.Tensor,
+    features: torch.Tensor | Sequence[torch.Tensor],
     tau: float,
     factors: Sequence[int] = DEFAULT_FACTORS,
     mode: str = "residual",
     normalize: str = "image",
+    *,
+    grid_sizes: torch.Tensor | Sequence[Sequence[int]] | None = None,
 ) -> Reduction:
-    """Pools each image's features [B, H, W, D] by the factor its own content allows.
+    """Pools each image's features by the factor its own content allows.
 
     Args:
-        features: Vision features on their grid, CLS dropped; any floating type.
+        features: Vision features on their grid, CLS dropped, of any floating type: [B, H, W, D], or one
+            [H, W, D] an image where sizes differ (see `unpack_naflex` for NaFlex's flat layout). A side that a
+            factor does not divide ends in smaller windows, over which means and deviations are taken as they are.
         tau: Threshold on sigma, greater than 0.
         factors: Factors to choose from, ascending, from 1.
         mode: Which statistic decides. "residual": sigma(s) is what s x s pooling throws away, and the
             largest s with sigma(s) <= tau is taken. "literal": the paper's printed windows of length
             ceil(H/s) x ceil(W/s); the first s with sigma(s) > tau is taken, else the largest.
         normalize: "image" or "none"; see `sigma_per_factor`. The pooled features are never normalised.
+        grid_sizes: Rows and columns [B, 2] of each image in a padded [B, H, W, D], valid at the top left. What
+            the padding holds has no influence.
 
     Raises:
-        FeatureError: The features are not a finite floating [B, H, W, D] without an empty side.
+        FeatureError: The features are not finite, not floating, of another shape or have an empty side.
+        GridError: The grid sizes do not fit the features.
         PolicyError: tau, factors, mode or normalize is out of range.
     """
     check_tau(tau)
-    sigmas = sigma_per_factor(features, factors, mode, normalize)
-    chosen = [factors[index] for index in choose_indices(sigmas, tau, mode).tolist()]
-    return Reduction(factors=tuple(chosen), sigmas=sigmas, pooled=pool(features, chosen))
-
-
-def sigma_per_factor(
-    features: torch.Tensor, factors: Sequence[int] = DEFAULT_FACTORS, mode: str = "residual", normalize: str = "image"
-) -> torch.Tensor:
-    """Sigma of every factor for every image; [B, H, W, D] -> float32 [B, F], without gradient.
-
-    Inside each window the population std of every channel is taken, then the mean over channels and
-    windows (equations 1 to 3). With normalize="image" the features are first divided by the std of all
-    H * W * D values of their image, so that tau has no unit; a constant image has sigma 0. Statistics
-    are float32 whatever the features are. Errors as in `dfmr`.
-    """
-    check_factors(tuple(factors))
-    check_mode(mode)
-    check_normalization(normalize)
-    _check_features(features)
-    with torch.no_grad():
-        x = features.detach().float()
-        # Scaled to 1 first: squares of large float32 values would overflow, of tiny ones vanish.
-        scale = x.abs().amax(dim=(1, 2, 3)).clamp_min(torch.finfo(torch.float32).tiny)
-        x = x / scale[:, None, None, None]
-        columns = [mean_window_std(x, *_window(x.shape[1], x.shape[2], factor, mode)) for factor in factors]
-        sigmas = F.threshold(torch.stack(columns, dim=1), _ROUNDING, 0.0)
-        if normalize == "none":
-            return sigmas * scale[:, None]
-        centred = x - x.mean(dim=(1, 2, 3), keepdim=True)
-        spread = centred.square().mean(dim=(1, 2, 3)).sqrt()[:, None]
-        return torch.where(spread > _ROUNDING, sigmas / spread.clamp_min(_ROUNDING), 0.0)
-
-
-def choose_indices(sigmas: torch.Tensor, tau: float, mode: str) -> torch.Tensor:
-    """Index of the factor each image gets, given sigma of ascending factors; [B, F] -> int64 [B]."""
-    num_factors = sigmas.shape[1]
-    indices = torch.arange(num_factors, device=sigmas.device)
-    # tau is a double; rounding it to the sigmas' type could move an image across it.
-    above = sigmas.double() > tau
-    if mode == "residual":
-        return torch.where(above, 0, indices).amax(dim=1)
-    return torch.where(above, indices, num_factors - 1).amin(dim=1)
+    if isinstance(features, torch.Tensor) and grid_sizes is None:
+        sigmas = sigma_per_factor(features, factors, mode, normalize)
+        chosen = _chosen(sigmas, tau, factors, mode)
+        return Reduction(factors=chosen, sigmas=sigmas, pooled=pool(features, chosen))
+    grids = features if grid_sizes is None else unpad(torch.as_tensor(features), grid_sizes)
+    sigmas = sigmas_of_grids(list(grids), factors, mode, normalize)
+    chosen = _chosen(sigmas, tau, factors, mode)
+    return Reduction(factors=chosen, sigmas=sigmas, pooled=pool_grids(list(grids), chosen))
 
 
 def pool(features: torch.Tensor, factors: Sequence[int]) -> list[torch.Tensor]:
@@ -114,9 +84,20 @@ def pool(features: torch.Tensor, factors: Sequence[int]) -> list[torch.Tensor]:
         rows = [row for row, other in enumerate(factors) if other == factor]
         group = features if len(rows) == len(factors) else features[rows]
         if factor > 1:
-            group = window_means(group.float(), factor, factor).to(features.dtype)
+            group = window_means(group, factor, factor)
         for row, tokens in zip(rows, group.flatten(1, 2), strict=True):
             pooled[row] = tokens
+    return pooled
+
+
+def pool_grids(grids: Sequence[torch.Tensor], factors: Sequence[int]) -> list[torch.Tensor]:
+    """As `pool`, of grids [H, W, D] of any sizes; those of one size and factor are pooled together."""
+    pooled: list[torch.Tensor] = [torch.empty(0)] * len(grids)
+    for factor in sorted(set(factors)):
+        places = [place for place, other in enumerate(factors) if other == factor]
+        for rows, batch in group_grids([grids[place] for place in places]):
+            for row, tokens in zip(rows, pool(batch, [factor] * len(rows)), strict=True):
+                pooled[places[row]] = tokens
     return pooled
 
 
@@ -125,18 +106,5 @@ def num_tokens(height: int, width: int, factor: int) -> int:
     return -(-height // factor) * -(-width // factor)
 
 
-def _window(height: int, width: int, factor: int, mode: str) -> tuple[int, int]:
-    if mode == "residual":
-        return factor, factor
-    return -(-height // factor), -(-width // factor)
-
-
-def _check_features(features: torch.Tensor) -> None:
-    shape = list(features.shape)
-    if features.ndim != 4 or 0 in shape:
-        raise FeatureError(f"features: expected a non-empty [B, H, W, D], got shape {shape}")
-    if not features.is_floating_point():
-        raise FeatureError(f"features: expected a floating type, got {features.dtype}")
-    if not bool(torch.isfinite(features).all()):
-        image = int((~torch.isfinite(features)).flatten(1).any(dim=1).nonzero()[0])
-        raise FeatureError(f"features: expected finite values, got NaN or infinity in image {image}")
+def _chosen(sigmas: torch.Tensor, tau: float, factors: Sequence[int], mode: str) -> tuple[int, ...]:
+    return tuple(factors[index] for index in choose_indices(sigmas, tau, mode).tolist())

@@ -1,11 +1,14 @@
 """What a policy decides for images, without pooling them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from tokenreduce.dfmr import choose_indices, num_tokens, sigma_per_factor
+from tokenreduce.dfmr import num_tokens
+from tokenreduce.errors import FeatureError
 from tokenreduce.policy import ReductionPolicy
+from tokenreduce.sigma import choose_indices, sigmas_of_grids
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,16 +26,19 @@ class ImagePlan:
     sigmas: tuple[float, ...]
 
 
-def plan(features: torch.Tensor, policy: ReductionPolicy) -> tuple[list[ImagePlan], float]:
-    """One plan for each image of [B, H, W, D], and the mean token count.
+def plan(features: torch.Tensor | Sequence[torch.Tensor], policy: ReductionPolicy) -> tuple[list[ImagePlan], float]:
+    """One plan for each image of [B, H, W, D], or of grids [H, W, D] of any sizes, and the mean token count.
 
     Raises:
-        FeatureError: The features are not a finite floating [B, H, W, D] without an empty side.
+        FeatureError: There is no image, or the features are not finite, not floating or have an empty side.
     """
-    sigmas = sigma_per_factor(features, policy.factors, policy.mode, policy.normalization)
-    _, height, width, _ = features.shape
+    if len(features) == 0:
+        raise FeatureError("features: expected at least one image, got none")
+    sigmas = sigmas_of_grids(features, policy.factors, policy.mode, policy.normalization)
     images = []
-    for index, row in zip(choose_indices(sigmas, policy.tau, policy.mode).tolist(), sigmas.tolist(), strict=True):
+    chosen = choose_indices(sigmas, policy.tau, policy.mode).tolist()
+    for grid, index, row in zip(features, chosen, sigmas.tolist(), strict=True):
         factor = policy.factors[index]
-        images.append(ImagePlan(factor=factor, num_tokens=num_tokens(height, width, factor), sigmas=tuple(row)))
+        tokens = num_tokens(grid.shape[0], grid.shape[1], factor)
+        images.append(ImagePlan(factor=factor, num_tokens=tokens, sigmas=tuple(row)))
     return images, sum(image.num_tokens for image in images) / len(images)
