@@ -66,13 +66,15 @@ class EdgeVlmFamily(Family):
     ) -> Encoded:
         """See `Family.encode`."""
         inputs: list[Any] = [arguments.get(name) for name in self.image_inputs]
-        if model.config.vision_config.model_type == _NAFLEX and any(value is None for value in inputs):
+        naflex = model.config.vision_config.model_type == _NAFLEX
+        if naflex and any(value is None for value in inputs):
             raise PlaceholderError("pixel_attention_mask, spatial_shapes: expected both beside images, got none")
         features, valid = model.model.patch_features(*inputs)
         num_images, num_visual = valid.shape
-        sides = [_sides(model.config)] * num_images
-        if model.config.vision_config.model_type == _NAFLEX:
+        if naflex:
             sides = _naflex_sides(inputs[2], valid)
+        else:
+            sides = [_sides(model.config)] * num_images
         grids = [
             VisualGrid(features=image[: height * width].unflatten(0, (height, width)))
             for image, (height, width) in zip(features, sides, strict=True)
