@@ -109,7 +109,7 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
             visual = self.multi_modal_projector(features) * valid[..., None]
         if tokens is None:
             seen: Any = visual if self.compressor is None else self.compressor(visual)
-            if self.config.position_mode == "uncompressed":
+            if self._moves_positions:
                 places = [group_places(features.shape[1], seen.shape[1])] * seen.shape[0]
         else:
             seen = list(tokens)
@@ -172,25 +172,21 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         # After the prompt a placeholder is a token like any other: a model may well generate one.
         is_visual = (input_ids == self.config.image_token_id) & (num_past == 0)
         state = FusionState.find(past_key_values) if num_past else None
-        skipped = None if state is None else state.num_skipped_b[:, None]
         encoded = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None or encoded is not None or bool(is_visual.any()):
             images = self._read_images(num_past, encoded, pixel_values, pixel_attention_mask, spatial_shapes)
             layout = Layout.of(is_visual, images.num_tokens)
-            num_skipped_b = layout.num_skipped_b(self._num_visual)
-            state = FusionState(layout.num_placeholders_b, layout.num_images_b, num_skipped_b)
+            state = FusionState.of(layout, self._num_visual)
             embeds = self._merge_prompt(embeds, images, layout, state, attention_mask, position_ids)
-            if self.config.position_mode == "uncompressed":
-                places = self._places(images, is_visual.device)
-                moved = layout.uncompressed_positions(position_ids, places, self._num_visual)
-                skipped = moved - position_ids
+            if self._moves_positions:
+                places = images.places_of(self._num_visual, is_visual.device)
+                position_ids = layout.uncompressed_positions(position_ids, places, self._num_visual)
         elif state is not None:
             embeds = self._fuse_next(embeds, state, attention_mask, position_ids)
-        if skipped is not None and self.config.position_mode == "uncompressed":
-            position_ids = position_ids + skipped
-            if attention_mask is None and past_key_values is None:
-                # Without a mask transformers takes a jump in positions for the border of a packed row.
-                attention_mask = torch.ones_like(input_ids)
+            position_ids = position_ids + state.num_skipped_b[:, None] * self._moves_positions
+        if state is not None and self._moves_positions and attention_mask is None and past_key_values is None:
+            # Without a mask transformers takes a jump in positions for the border of a packed row.
+            attention_mask = torch.ones_like(input_ids)
         output: BaseModelOutputWithPast = self.language_model(
             inputs_embeds=embeds,
             attention_mask=attention_mask,
@@ -206,6 +202,10 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
     @property
     def _num_visual(self) -> int:
         return int(self.config.num_visual_tokens or 0)
+
+    @property
+    def _moves_positions(self) -> bool:
+        return self.config.position_mode == "uncompressed"
 
     def _read_images(
         self,
@@ -223,17 +223,6 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
             return self.get_image_features(pixel_values, mask, shapes)
         assert encoded is not None
         return image_output_of(encoded, num_visual=self._num_visual, needs_uncompressed=self.fusion is not None)
-
-    def _places(self, images: ImageOutput, device: torch.device) -> list[Tensor]:
-        """Which uncompressed token each visual token stands for."""
-        if images.places is not None:
-            return [place_m.to(device) for place_m in images.places]
-        counts = images.num_tokens
-        if set(counts) - {self._num_visual}:
-            raise ModelInputError(
-                f"places: expected them beside images of {counts} tokens with position_mode='uncompressed', got none"
-            )
-        return [torch.arange(self._num_visual, device=device)] * len(counts)
 
     def _merge_prompt(
         self,

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from edgevlm.layout import Layout
+
 _COUNTS = ("num_placeholders_b", "num_images_b", "num_skipped_b")
 
 
@@ -35,6 +37,11 @@ class FusionState(CacheLayerMixin):
         self.tensors: dict[str, Tensor] = {}
         self.dense = False
         self.is_initialized = True
+
+    @classmethod
+    def of(cls, layout: Layout, num_visual: int) -> "FusionState":
+        """The empty state of a prompt with images of `num_visual` uncompressed tokens."""
+        return cls(layout.num_placeholders_b, layout.num_images_b, layout.num_skipped_b(num_visual))
 
     @classmethod
     def find(cls, cache: Cache | None) -> "FusionState | None":

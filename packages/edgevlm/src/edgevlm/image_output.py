@@ -65,6 +65,21 @@ class ImageOutput(BaseModelOutputWithPooling):
             raise ModelInputError(f"mm_encoder_outputs: expected at least 1 token an image, got {counts}")
         return counts
 
+    def places_of(self, num_visual: int, device: torch.device) -> list[Tensor]:
+        """`places`; where there are none, each token's own place among all `num_visual`.
+
+        Raises:
+            ModelInputError: There are none, and an image has fewer tokens.
+        """
+        if self.places is not None:
+            return [place_m.to(device) for place_m in self.places]
+        counts = self.num_tokens
+        if set(counts) - {num_visual}:
+            raise ModelInputError(
+                f"places: expected them beside images of {counts} tokens with position_mode='uncompressed', got none"
+            )
+        return [torch.arange(num_visual, device=device)] * len(counts)
+
 
 def image_output_of(value: BaseModelOutputWithPooling, *, num_visual: int, needs_uncompressed: bool) -> ImageOutput:
     """A caller's output, checked.

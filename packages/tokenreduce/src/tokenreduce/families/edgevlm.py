@@ -71,10 +71,7 @@ class EdgeVlmFamily(Family):
             raise PlaceholderError("pixel_attention_mask, spatial_shapes: expected both beside images, got none")
         features, valid = model.model.patch_features(*inputs)
         num_images, num_visual = valid.shape
-        if naflex:
-            sides = _naflex_sides(inputs[2], valid)
-        else:
-            sides = [_sides(model.config)] * num_images
+        sides = _naflex_sides(inputs[2], valid) if naflex else [_sides(model.config)] * num_images
         grids = [
             VisualGrid(features=image[: height * width].unflatten(0, (height, width)))
             for image, (height, width) in zip(features, sides, strict=True)
