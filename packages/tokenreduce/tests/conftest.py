@@ -331,6 +331,7 @@ def reducers():
         MostAttended=MostAttended,
         SmallerImages=SmallerImages,
         pooled=pooled,
+        selected=selected,
     )
 
 

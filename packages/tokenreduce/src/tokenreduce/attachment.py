@@ -18,6 +18,7 @@ from tokenreduce.families import Family, family_of
 from tokenreduce.generation import check_cache, given_mask, restore_prompt, shorten_limits
 from tokenreduce.policy import ReductionPolicy
 from tokenreduce.reduced_call import check_limit, check_supported, reduce_call
+from tokenreduce.reducers.dfmr import DfmrReducer
 from tokenreduce.reducing import Reducer
 
 _HANDLE = "_token_reduction"
@@ -80,8 +81,6 @@ def attach(
     if _HANDLE in model.__dict__:
         raise AttachmentError(f"{type(model).__name__}: expected no attached policy, got one; detach it first")
     if isinstance(policy_or_reducer, ReductionPolicy):
-        from tokenreduce.dfmr_stopgap import DfmrReducer
-
         reducer: Reducer = DfmrReducer(policy_or_reducer)
     else:
         reducer = policy_or_reducer
@@ -93,7 +92,7 @@ def attach(
     setattr(model, _HANDLE, handle)
     # Set as plain attributes of the instance.
     for name in _METHODS:
-        model.__dict__[name] = MethodType(_method(type(model), name), model)
+        model.__dict__[name] = MethodType(_method(model.__class__, name), model)
     return handle
 
 
@@ -107,7 +106,7 @@ def detach(model: Any) -> None:
     if handle is None:
         raise AttachmentError(f"{type(model).__name__}: expected an attached policy, got none")
     for name in _METHODS:
-        if getattr(model.__dict__.get(name), "__func__", None) is not _method(type(model), name):
+        if getattr(model.__dict__.get(name), "__func__", None) is not _method(model.__class__, name):
             raise AttachmentError(f"{name}: expected the attached method, got another set after attach; undo it first")
     for name in (*_METHODS, _HANDLE):
         del model.__dict__[name]

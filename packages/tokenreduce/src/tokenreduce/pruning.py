@@ -32,6 +32,32 @@ class Batch:
     mm_token_type_ids: torch.Tensor | None = None
 
 
+def check_batch(batch: Batch, *, coordinates: bool) -> None:
+    """Checks the shapes of a batch; `coordinates` says whether positions may have three.
+
+    Raises:
+        PlaceholderError: A tensor's shape does not match input_ids, or a 4-D mask is not bool.
+    """
+    rows, tokens = batch.input_ids.shape
+    positions: list[tuple[int, ...]] = [(rows, tokens), (1, tokens)]
+    if coordinates:
+        positions += [(3, rows, tokens), (4, rows, tokens)]
+    allowed: dict[str, list[tuple[int, ...]]] = {
+        "attention_mask": [(rows, tokens), (rows, 1, tokens, tokens), (1, 1, tokens, tokens)],
+        "position_ids": positions,
+        "labels": [(rows, tokens)],
+        "mm_token_type_ids": [(rows, tokens)],
+    }
+    for name, shapes in allowed.items():
+        tensor = getattr(batch, name)
+        if tensor is not None and tuple(tensor.shape) not in shapes:
+            expected = " or ".join(str(list(shape)) for shape in shapes)
+            raise PlaceholderError(f"{name}: expected shape {expected} beside images, got {list(tensor.shape)}")
+    mask = batch.attention_mask
+    if mask is not None and mask.ndim == 4 and mask.dtype != torch.bool:
+        raise PlaceholderError(f"attention_mask: expected bool for a 4-D mask, got {mask.dtype}")
+
+
 def prune(
     batch: Batch,
     columns_BN: torch.Tensor,  # noqa: N803
@@ -43,11 +69,7 @@ def prune(
     Padding gets the pad token, mask 0 (in a 4-D mask it attends only to itself), label -100 and type 0. A mask is
     made up only where padding on the left needs one: what is on the right nothing attends to. Positions that were
     not given stay so; positions of three coordinates are taken from `places_BN` (see `placed_columns`).
-
-    Raises:
-        PlaceholderError: A tensor's shape does not match input_ids, or a 4-D mask is not bool.
     """
-    _check(batch, coordinates=places_BN is not None)
     mask, positions = batch.attention_mask, batch.position_ids
     if mask is None and bool((columns_BN[:, 0] == PAD).any()):
         mask = torch.ones_like(batch.input_ids)
@@ -128,24 +150,3 @@ def _dropped_before(batch: Batch, positions: torch.Tensor, columns_BN: torch.Ten
     restart = torch.zeros_like(dropped, dtype=torch.bool)
     restart[:, 1:] = (positions[:, 1:] == 0) & (positions[:, :-1] > 0)
     return before - before.where(restart, 0).cummax(dim=1).values
-
-
-def _check(batch: Batch, coordinates: bool) -> None:
-    rows, tokens = batch.input_ids.shape
-    positions: list[tuple[int, ...]] = [(rows, tokens), (1, tokens)]
-    if coordinates:
-        positions += [(3, rows, tokens), (4, rows, tokens)]
-    allowed: dict[str, list[tuple[int, ...]]] = {
-        "attention_mask": [(rows, tokens), (rows, 1, tokens, tokens), (1, 1, tokens, tokens)],
-        "position_ids": positions,
-        "labels": [(rows, tokens)],
-        "mm_token_type_ids": [(rows, tokens)],
-    }
-    for name, shapes in allowed.items():
-        tensor = getattr(batch, name)
-        if tensor is not None and tuple(tensor.shape) not in shapes:
-            expected = " or ".join(str(list(shape)) for shape in shapes)
-            raise PlaceholderError(f"{name}: expected shape {expected} beside images, got {list(tensor.shape)}")
-    mask = batch.attention_mask
-    if mask is not None and mask.ndim == 4 and mask.dtype != torch.bool:
-        raise PlaceholderError(f"attention_mask: expected bool for a 4-D mask, got {mask.dtype}")

@@ -10,7 +10,7 @@ import torch
 from tokenreduce.errors import BudgetError, GridError, PlaceholderError, PolicyError, UnsupportedModelError
 from tokenreduce.families import Encoded, Family
 from tokenreduce.placeholders import image_rows, kept_columns, placed_columns
-from tokenreduce.pruning import Batch, needed_mask, prune
+from tokenreduce.pruning import Batch, check_batch, needed_mask, prune
 from tokenreduce.reducing import ReducedGrid, Reducer
 
 _FIELDS = ("attention_mask", "position_ids", "labels", "mm_token_type_ids")
@@ -62,37 +62,30 @@ def reduce_call(
         FeatureError: The features cannot be reduced.
         GridError: The encoder's tokens do not fill their grid.
     """
-    input_ids = arguments.get("input_ids")
-    if input_ids is None or arguments.get("inputs_embeds") is not None:
-        raise PlaceholderError("input_ids: expected token ids beside images, got none or inputs_embeds")
-    if "image" in (arguments.get("mm_encoder_outputs") or {}):
-        raise PlaceholderError("mm_encoder_outputs: expected no encoded images beside raw ones, got some")
+    input_ids = _check_call(arguments, family)
+    check_limit(max_visual_tokens)
     check_supported(model, family, reducer)
     encoded = family.encode(
         model, arguments, needs_attention=reducer.needs_attention, pixel_factor=reducer.pixel_factor
     )
     placeholder = input_ids == model.config.image_token_id
     rows = image_rows(placeholder, encoded.num_placeholders)
-    reduced = _reduce(reducer, encoded, rows, max_visual_tokens, image_factors)
+    encoded = _with_factors(encoded, image_factors)
+    reduced = _reduce(reducer, encoded, rows, max_visual_tokens)
     tokens = family.embed(model, encoded, reduced)
-    num_kept = [len(each) for each in tokens]
-    _check_counts(encoded, num_kept, rows, max_visual_tokens)
-    call = {name: value for name, value in arguments.items() if name not in family.image_inputs}
-    positions = family.positions(model, arguments) if arguments.get("position_ids") is None else None
-    if positions is not None:
-        call["position_ids"] = positions
-    columns = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-    if num_kept != list(encoded.num_placeholders):
-        columns = _columns(call, placeholder, encoded, num_kept, for_generate)
-        places = family.places(encoded, reduced)
-        if places is not None:
-            places = placed_columns(placeholder, columns, encoded.num_placeholders, num_kept, places)
-        call |= _pruned(model, call, columns, places, for_generate)
-    if positions is not None:
-        family.remember_positions(model, positions, _num_left(columns, arguments.get("attention_mask")))
+    excess = _excess(rows, tokens, max_visual_tokens)
+    if max_visual_tokens is not None and 0 < excess < max_visual_tokens:
+        # A selection from a detail view of AnyRes: its newline is not the reducer's to count.
+        reduced = _reduce(reducer, encoded, rows, max_visual_tokens - excess)
+        tokens = family.embed(model, encoded, reduced)
+    _check_counts(encoded, rows, tokens, max_visual_tokens)
+    call, columns = _shorten(model, family, arguments, placeholder, encoded, reduced, tokens, for_generate)
     family.hand_over(model, call, encoded, tokens)
     return ReducedCall(
-        arguments=call, num_visual_tokens=num_kept, factors=[grid.factor for grid in reduced], columns=columns
+        arguments=call,
+        num_visual_tokens=[len(each) for each in tokens],
+        factors=[grid.factor for grid in reduced],
+        columns=columns,
     )
 
 
@@ -111,47 +104,52 @@ def check_limit(max_visual_tokens: int | None) -> None:
         raise PolicyError(f"max_visual_tokens: expected None or an integer of at least 1, got {max_visual_tokens!r}")
 
 
-def _reduce(
-    reducer: Reducer,
-    encoded: Encoded,
-    rows: Sequence[int],
-    limit: int | None,
-    image_factors: Sequence[int] | torch.Tensor | None,
-) -> list[ReducedGrid]:
-    check_limit(limit)
+def _check_call(arguments: dict[str, Any], family: Family) -> torch.Tensor:
+    input_ids = arguments.get("input_ids")
+    if input_ids is None or arguments.get("inputs_embeds") is not None:
+        raise PlaceholderError("input_ids: expected token ids beside images, got none or inputs_embeds")
+    if "image" in (arguments.get("mm_encoder_outputs") or {}):
+        raise PlaceholderError("mm_encoder_outputs: expected no encoded images beside raw ones, got some")
+    fields = {name: arguments.get(name) for name in _FIELDS}
+    check_batch(Batch(input_ids=input_ids, **fields), coordinates=family.has_coordinates)
+    return input_ids
+
+
+def _with_factors(encoded: Encoded, image_factors: Sequence[int] | torch.Tensor | None) -> Encoded:
+    if image_factors is None:
+        return encoded
+    wanted = image_factors.tolist() if isinstance(image_factors, torch.Tensor) else list(image_factors)
+    num_images = len(encoded.num_placeholders)
+    if len(wanted) != num_images or any(type(factor) is not int or factor < 0 for factor in wanted):
+        raise PolicyError(f"image_factors: expected {num_images} integers, 0 or more, one an image, got {wanted}")
+    views = zip(encoded.grids, encoded.images, strict=True)
+    return replace(encoded, grids=[replace(grid, factor=wanted[image] or None) for grid, image in views])
+
+
+def _reduce(reducer: Reducer, encoded: Encoded, rows: Sequence[int], limit: int | None) -> list[ReducedGrid]:
     if limit is not None:
         # One limit for all rows: what the model adds itself is taken off it where a row has most of that.
         fixed = max(_sums(rows, encoded.num_fixed_tokens).values())
         if limit <= fixed:
             raise BudgetError(f"max_visual_tokens: expected more than the {fixed} the model adds itself, got {limit}")
         limit -= fixed
-    grids = list(encoded.grids)
-    if image_factors is not None:
-        wanted = _wanted(image_factors, len(encoded.num_placeholders))
-        grids = [
-            replace(grid, factor=wanted[image]) if wanted[image] else grid
-            for grid, image in zip(grids, encoded.images, strict=True)
-        ]
-    reduced = reducer.reduce(grids, rows=[rows[image] for image in encoded.images], max_tokens=limit)
-    if len(reduced) != len(grids):
-        raise GridError(f"{type(reducer).__name__}: expected {len(grids)} reduced views, got {len(reduced)}")
+    reduced = reducer.reduce(encoded.grids, rows=[rows[image] for image in encoded.images], max_tokens=limit)
+    if len(reduced) != len(encoded.grids):
+        raise GridError(f"{type(reducer).__name__}: expected {len(encoded.grids)} reduced views, got {len(reduced)}")
     return reduced
 
 
-def _wanted(image_factors: Sequence[int] | torch.Tensor, num_images: int) -> list[int]:
-    factors = image_factors.tolist() if isinstance(image_factors, torch.Tensor) else list(image_factors)
-    if len(factors) != num_images or any(type(factor) is not int or factor < 0 for factor in factors):
-        raise PolicyError(f"image_factors: expected {num_images} integers, 0 or more, one an image, got {factors}")
-    return factors
+def _check_counts(encoded: Encoded, rows: Sequence[int], tokens: Sequence[torch.Tensor], limit: int | None) -> None:
+    for image, (each, full) in enumerate(zip(tokens, encoded.num_placeholders, strict=True)):
+        if len(each) > full:
+            raise GridError(f"image {image}: expected at most its {full} placeholders as tokens, got {len(each)}")
+    excess = _excess(rows, tokens, limit)
+    if excess > 0:
+        raise BudgetError(f"max_visual_tokens: expected at most {limit} in every row, got {excess} more of the reducer")
 
 
-def _check_counts(encoded: Encoded, num_kept: Sequence[int], rows: Sequence[int], limit: int | None) -> None:
-    for image, (kept, full) in enumerate(zip(num_kept, encoded.num_placeholders, strict=True)):
-        if kept > full:
-            raise GridError(f"image {image}: expected at most its {full} placeholders as tokens, got {kept}")
-    for row, kept in _sums(rows, num_kept).items():
-        if limit is not None and kept > limit:
-            raise BudgetError(f"row {row}: expected at most {limit} visual tokens of the reducer, got {kept}")
+def _excess(rows: Sequence[int], tokens: Sequence[torch.Tensor], limit: int | None) -> int:
+    return 0 if limit is None else max(_sums(rows, [len(each) for each in tokens]).values()) - limit
 
 
 def _sums(rows: Sequence[int], counts: Sequence[int]) -> Counter[int]:
@@ -161,14 +159,46 @@ def _sums(rows: Sequence[int], counts: Sequence[int]) -> Counter[int]:
     return total
 
 
+def _shorten(
+    model: Any,
+    family: Family,
+    arguments: dict[str, Any],
+    placeholder: torch.Tensor,
+    encoded: Encoded,
+    reduced: Sequence[ReducedGrid],
+    tokens: Sequence[torch.Tensor],
+    for_generate: bool,
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """The call without its images and their surplus placeholders, and the columns that are left."""
+    call = {name: value for name, value in arguments.items() if name not in family.image_inputs}
+    positions = family.positions(model, arguments) if arguments.get("position_ids") is None else None
+    if positions is not None:
+        call["position_ids"] = positions
+    columns = torch.arange(placeholder.shape[1], device=placeholder.device).expand_as(placeholder)
+    num_full, num_kept = list(encoded.num_placeholders), [len(each) for each in tokens]
+    if num_kept != num_full:
+        columns = _columns(call, placeholder, num_full, num_kept, for_generate)
+        places = family.places(encoded, reduced)
+        if places is not None:
+            places = placed_columns(placeholder, columns, num_full, num_kept, places)
+        call |= _pruned(model, call, columns, places, for_generate)
+    if positions is not None:
+        family.remember_positions(model, positions, _num_left(columns, arguments.get("attention_mask")))
+    return call, columns
+
+
 def _columns(
-    call: dict[str, Any], placeholder: torch.Tensor, encoded: Encoded, num_kept: Sequence[int], for_generate: bool
+    call: dict[str, Any],
+    placeholder: torch.Tensor,
+    num_full: Sequence[int],
+    num_kept: Sequence[int],
+    for_generate: bool,
 ) -> torch.Tensor:
     mask = call.get("attention_mask")
-    visible = mask.bool() if mask is not None and mask.shape == placeholder.shape else None
+    visible = mask.bool() if mask is not None and mask.ndim == 2 else None
     # generate needs prompts that end together; elsewhere rows that did go on doing so.
     pad_left = for_generate or (visible is not None and not bool(visible[:, 0].all()))
-    return kept_columns(placeholder, encoded.num_placeholders, num_kept, pad_left, visible)
+    return kept_columns(placeholder, num_full, num_kept, pad_left, visible)
 
 
 def _pruned(

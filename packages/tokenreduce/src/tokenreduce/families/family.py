@@ -43,6 +43,7 @@ class Family(ABC):
         video_inputs: Arguments that the model's own video encoder takes, the pixels first; videos stay whole.
         gives_attention: Whether `encode` can fill `VisualGrid.attention`.
         shrinks_pixels: Whether `encode` takes a `pixel_factor` above 1.
+        has_coordinates: Whether positions may have three coordinates; then `places` returns some.
     """
 
     model_class: ClassVar[str]
@@ -50,6 +51,7 @@ class Family(ABC):
     video_inputs: ClassVar[tuple[str, ...]] = ()
     gives_attention: ClassVar[bool] = False
     shrinks_pixels: ClassVar[bool] = False
+    has_coordinates: ClassVar[bool] = False
 
     @abstractmethod
     def check(self, model: Any) -> None:

@@ -13,6 +13,8 @@ from tokenreduce.errors import PlaceholderError
 from tokenreduce.families.family import Encoded, Family
 from tokenreduce.reducing import ReducedGrid, VisualGrid
 
+_ROUNDING = 1e-4
+
 
 class Qwen2VLFamily(Family):
     """`Qwen2VLForConditionalGeneration`; each frame of an image's grid is a view, videos go unreduced."""
@@ -20,6 +22,7 @@ class Qwen2VLFamily(Family):
     model_class = "Qwen2VLForConditionalGeneration"
     image_inputs = ("pixel_values", "image_grid_thw")
     video_inputs = ("pixel_values_videos", "video_grid_thw")
+    has_coordinates = True
 
     def check(self, model: Any) -> None:
         """See `Family.check`; the vision model has neither CLS nor a fixed size."""
@@ -78,7 +81,8 @@ class Qwen2VLFamily(Family):
         for image, grid, left in zip(encoded.images, encoded.grids, reduced, strict=True):
             height, width = grid.features.shape[:2]
             offset = offset if image == last else 0
-            row, column = left.places.long().unbind(dim=1)
+            # Means of whole numbers may come out a little below them.
+            row, column = (left.places + _ROUNDING).long().unbind(dim=1)
             parts.append(offset + row * width + column)
             offset, last = offset + height * width, image
         return torch.cat(parts)
