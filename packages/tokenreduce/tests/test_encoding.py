@@ -40,7 +40,7 @@ def photos(tmp_path):
 
 
 def features(encoder, paths):
-    views = encode_files(encoder, paths)
+    views = list(encode_files(encoder, paths))
     assert all(len(grids) == 1 for grids in views)
     return [grids[0].features for grids in views]
 

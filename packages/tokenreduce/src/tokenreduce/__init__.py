@@ -2,7 +2,7 @@
 
 from tokenreduce.attachment import ReductionHandle, attach, detach
 from tokenreduce.budget import allocate, plan_budget
-from tokenreduce.calibration import calibrate, calibrate_shares, calibrate_tau
+from tokenreduce.calibration import calibrate, calibrate_shares, calibrate_sigmas, calibrate_tau
 from tokenreduce.dfmr import Reduction, dfmr, num_tokens, pool_grids
 from tokenreduce.encoding import encode_files, open_encoder
 from tokenreduce.errors import (
@@ -24,6 +24,7 @@ from tokenreduce.errors import (
 from tokenreduce.grids import unpack_naflex, unpad
 from tokenreduce.planning import ImagePlan, plan
 from tokenreduce.policy import CalibrationDistribution, ReductionPolicy
+from tokenreduce.running_calibration import RunningCalibration
 from tokenreduce.sigma import sigma_per_factor, sigmas_of_grids
 from tokenreduce.vision import features_of, views_of
 
@@ -44,6 +45,7 @@ __all__ = [
     "Reduction",
     "ReductionHandle",
     "ReductionPolicy",
+    "RunningCalibration",
     "TokenReduceError",
     "UnsupportedModelError",
     "WireError",
@@ -51,6 +53,7 @@ __all__ = [
     "attach",
     "calibrate",
     "calibrate_shares",
+    "calibrate_sigmas",
     "calibrate_tau",
     "detach",
     "dfmr",

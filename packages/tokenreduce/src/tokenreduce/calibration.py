@@ -1,6 +1,7 @@
 """The threshold that gives a wanted mean number of visual tokens, or wanted shares of the factors, over images."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,29 @@ def calibrate(
         tokens += [[num_tokens(grid.shape[0], grid.shape[1], factor) for factor in factors] for grid in features]
     if not tokens:
         raise CalibrationError("feature_batches: expected at least one image, got none")
-    sigmas = torch.cat(parts)
+    options: Any = {"factors": factors, "mode": mode, "normalization": normalization}
+    return calibrate_sigmas(torch.cat(parts), tokens, mean_tokens, factor_shares=factor_shares, **options)
+
+
+def calibrate_sigmas(
+    sigmas: torch.Tensor,
+    tokens: Sequence[Sequence[int]],
+    mean_tokens: float | None = None,
+    *,
+    factor_shares: Mapping[int, float] | Sequence[float] | None = None,
+    factors: Sequence[int] = DEFAULT_FACTORS,
+    mode: str = "residual",
+    normalization: str = "image",
+) -> ReductionPolicy:
+    """As `calibrate`, from what it keeps of the images: sigma and tokens of every factor, [N, F] each, on the CPU.
+
+    Raises:
+        CalibrationError: As `calibrate` and `calibrate_tau`.
+        PolicyError: factors, mode or normalization is out of range.
+    """
+    factors = tuple(factors)
+    if (mean_tokens is None) == (factor_shares is None):
+        raise CalibrationError("mean_tokens, factor_shares: expected exactly one, got both or none")
     if factor_shares is not None:
         tau = calibrate_shares(sigmas, _share_list(factor_shares, factors), mode)
     else:

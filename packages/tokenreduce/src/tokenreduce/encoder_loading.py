@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -19,9 +20,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from tokenreduce.encoding import DEFAULT_LAYER, Encoder, TowerEncoder
 from tokenreduce.errors import EncoderError, TokenReduceError
-from tokenreduce.families import family_of
 from tokenreduce.families.registry import FAMILIES
 from tokenreduce.reducing import VisualGrid
+from tokenreduce.vision import views_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,12 +46,11 @@ class ModelEncoder:
     @torch.no_grad()
     def encode(self, images: Sequence["Image.Image"]) -> list[list[VisualGrid]]:
         """Every image's views; the images go in one by one, so that the tiles of one are known to be its own."""
-        family = family_of(self.model)
         views = []
         for image in images:
             inputs = dict(self.processor([image], return_tensors="pt"))
             try:
-                views.append(list(family.encode(self.model, inputs).grids))
+                views.append(views_of(self.model, **inputs))
             except TokenReduceError:
                 raise
             except (ValueError, RuntimeError, KeyError) as error:
@@ -92,9 +92,7 @@ def _config(directory: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise EncoderError(
-            f"{path}: expected patches:P or the config.json of a model directory, got {error}"
-        ) from error
+        raise EncoderError(f"{path}: expected patches:P or a model directory's config.json, got {error}") from error
     if not isinstance(config, dict):
         raise EncoderError(f"{path}: expected a JSON object, got {type(config).__name__}")
     return config
@@ -103,7 +101,7 @@ def _config(directory: Path) -> dict[str, Any]:
 def _load(kind: Any, directory: Path) -> Any:
     try:
         model, loaded = kind.from_pretrained(directory, local_files_only=True, output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise EncoderError(f"{directory}: expected the directory of a vision model, got: {_line(error)}") from error
     # transformers fills in what a file lacks with random values.
     if loaded["missing_keys"]:

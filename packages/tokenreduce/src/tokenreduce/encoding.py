@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -143,20 +143,18 @@ def open_encoder(name: str, layer: int | None = None) -> Encoder:
 
 def encode_files(
     encoder: Encoder, paths: Sequence[Path], on_progress: Callable[[int, int], None] | None = None
-) -> list[list[VisualGrid]]:
-    """Every image's views, the files opened a few at a time.
+) -> Iterator[list[VisualGrid]]:
+    """Every image's views, a few files opened at a time.
 
     Raises:
         ImageError: A file is no whole image.
         EncoderError: The encoder cannot take one.
     """
-    views: list[list[VisualGrid]] = []
     for start in range(0, len(paths), BATCH_SIZE):
         images = [open_image(path) for path in paths[start : start + BATCH_SIZE]]
-        views += encoder.encode(images)
+        yield from encoder.encode(images)
         if on_progress is not None:
-            on_progress(len(views), len(paths))
-    return views
+            on_progress(start + len(images), len(paths))
 
 
 def _patch_encoder(name: str) -> PatchEncoder:

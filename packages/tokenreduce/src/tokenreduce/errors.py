@@ -49,5 +49,9 @@ class EncoderError(TokenReduceError, ValueError):
     """An encoder's name or directory is not one of a vision model, or it cannot take the images."""
 
 
+class PlotError(TokenReduceError, ValueError):
+    """There is nothing to draw, or the picture's file name says no known format."""
+
+
 class ExtraMissingError(TokenReduceError, ImportError):
     """A call needs an extra of this distribution that is not installed."""

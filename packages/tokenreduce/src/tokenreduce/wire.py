@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from google.protobuf import json_format
 
 from tokenreduce.attachment import attach
 from tokenreduce.errors import PolicyError, WireError
 from tokenreduce.planning import ImagePlan
 from tokenreduce.policy import CalibrationDistribution, ReductionPolicy
+from vlmpress.artifact import POLICY_FILE, verify
 from vlmpress.tokenreduce.v1 import tokenreduce_pb2, tokenreduce_service_pb2
 
 # 256 MiB of float32: 7 images of 24 x 24 x 16384, or 113 of LLaVA-1.5's 24 x 24 x 1024.
@@ -55,6 +58,28 @@ def policy_from_proto(message: tokenreduce_pb2.ReductionPolicy) -> ReductionPoli
         normalization=_name(_NORMALIZATIONS, message.normalization, "normalization"),
         calibration=distribution_from_proto(message.calibration) if message.HasField("calibration") else None,
     )
+
+
+def read_policy(path: Path) -> ReductionPolicy:
+    """The policy in a file, a policy artifact (every byte checked) or a model directory that has one.
+
+    Raises:
+        ArtifactError: An artifact is damaged.
+        PolicyError: There is no policy, it is not the JSON that `vlmpress.artifact.write_policy` writes, or a
+            field is missing or out of range.
+    """
+    if path.is_dir():
+        if (path / "manifest.json").exists():
+            verify(path)
+        path = path / POLICY_FILE
+    try:
+        message = json_format.Parse(path.read_text(encoding="utf-8"), tokenreduce_pb2.ReductionPolicy())
+    except (OSError, ValueError, RecursionError, json_format.ParseError) as error:
+        raise PolicyError(f"{path}: expected a reduction policy as JSON, got {error}") from error
+    try:
+        return policy_from_proto(message)
+    except PolicyError as error:
+        raise PolicyError(f"{path}: {error}") from error
 
 
 def distribution_to_proto(seen: CalibrationDistribution) -> tokenreduce_pb2.CalibrationDistribution:
