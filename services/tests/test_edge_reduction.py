@@ -33,6 +33,7 @@ from edgevlm import (
 )
 from edgevlm.wire import spec_to_proto
 from tokenreduce import ReductionPolicy, UnsupportedModelError, attach, detach
+from tokenreduce.reducing import ReducedGrid
 from tokenreduce.wire import policy_to_proto
 from vlmpress.artifact import Artifact, write_policy
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
@@ -245,6 +246,56 @@ def test_a_limit_holds_for_each_row() -> None:
     assert third <= 20
     model(**inputs)
     assert handle.last_num_visual_tokens == [36, 20, 21]
+
+
+class Watched:
+    """A reducer that keeps each view's most watched positions, 5 of them, and remembers what it saw."""
+
+    needs_attention = True
+    pixel_factor = 1
+
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def reduce(self, grids: Sequence[Any], *, rows: Sequence[int], max_tokens: int | None = None) -> list[ReducedGrid]:
+        """See `tokenreduce.reducing.Reducer`."""
+        self.seen = [grid.attention for grid in grids]
+        kept = [grid.attention.flatten().topk(5).indices.sort().values for grid in grids]
+        return [
+            ReducedGrid(
+                tokens=grid.features.flatten(0, 1)[places],
+                places=torch.stack((places // grid.features.shape[1], places % grid.features.shape[1]), dim=1).float(),
+            )
+            for grid, places in zip(grids, kept, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_a_selection_by_attention(tower: str) -> None:
+    model = edge_model("combined", tower, "uncompressed")
+    images = images_of(model)
+    reducer = Watched()
+    handle = attach(model, reducer)
+    inputs = batch([row(5, [36], 7, [36], 8, 9), row([36], 10, 11)])
+    logits = model(**inputs, **images).logits
+    assert handle.last_num_visual_tokens == [5, 5, 5]
+    detach(model)
+    features, valid = model.model.patch_features(*images.values())
+    shapes = images["spatial_shapes"].tolist() if tower == "siglip2" else [(6, 6)] * 3
+    kept = []
+    model.model.vision_tower.set_attn_implementation("eager")
+    watched = model.model.vision_tower(**images, output_attentions=True).attentions[-1].mean(dim=1)
+    for image, (height, width) in enumerate(shapes):
+        count = height * width
+        expected = watched[image, 0, 1:] if tower == "clip" else watched[image, :count, :count].mean(dim=0)
+        torch.testing.assert_close(reducer.seen[image], expected.view(height, width), **TOLERANCE)
+        kept.append(expected.topk(5).indices.sort().values)
+    tokens = [model.model.multi_modal_projector(x[places]) for x, places in zip(features, kept, strict=True)]
+    output = model.model.image_output(features, valid, tokens, kept)
+    small = batch([row(5, [5], 7, [5], 8, 9), row([5], 10, 11)])
+    expected_logits = model(**small, mm_encoder_outputs={"image": output}).logits
+    seen = small["attention_mask"].bool()
+    torch.testing.assert_close(logits[seen], expected_logits[seen], **TOLERANCE)
 
 
 def test_a_compressor_must_make_room() -> None:

@@ -3,7 +3,7 @@
 Views are reduced between the vision encoder and the projector; the model's fusion goes on seeing all
 of an image's tokens. Padding of SigLIP2-NaFlex is never part of a view, so its placeholders go as well.
 
-Shape suffixes: I images, N visual tokens of an image with its padding, E channels of the encoder.
+Shape suffixes: I images, N visual tokens of an image with its padding, S tokens of the encoder, E its channels.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,14 @@ from typing import Any
 import torch
 
 from tokenreduce.errors import GridError, PlaceholderError, UnsupportedModelError
+from tokenreduce.families.attention import attention_received
 from tokenreduce.families.family import Encoded, Family
 from tokenreduce.families.llava import project
+from tokenreduce.families.tower import attention_of, entering
 from tokenreduce.reducing import ReducedGrid, VisualGrid
 
 _NAFLEX = "siglip2_vision_model"
+_CLIP = "clip_vision_model"
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -40,6 +43,7 @@ class EdgeVlmFamily(Family):
 
     model_class = "EdgeVlmForConditionalGeneration"
     image_inputs = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+    gives_attention = True
 
     def check(self, model: Any) -> None:
         """See `Family.check`.
@@ -69,12 +73,17 @@ class EdgeVlmFamily(Family):
         naflex = model.config.vision_config.model_type == _NAFLEX
         if naflex and any(value is None for value in inputs):
             raise PlaceholderError("pixel_attention_mask, spatial_shapes: expected both beside images, got none")
-        features, valid = model.model.patch_features(*inputs)
+        layer = -1 if model.config.vision_feature_layer is None else model.config.vision_feature_layer
+        with entering(attention_of(model.model.vision_tower, layer) if needs_attention else None) as entered:
+            features, valid = model.model.patch_features(*inputs)
         num_images, num_visual = valid.shape
         sides = _naflex_sides(inputs[2], valid) if naflex else [_sides(model.config)] * num_images
+        # CLIP's towers have a class token before the patches, which the model drops.
+        num_special = int(model.config.vision_config.model_type == _CLIP)
+        attention = _received(*entered[0], sides, num_special) if entered else [None] * num_images
         grids = [
-            VisualGrid(features=image[: height * width].unflatten(0, (height, width)))
-            for image, (height, width) in zip(features, sides, strict=True)
+            VisualGrid(features=image[: height * width].unflatten(0, (height, width)), attention=seen)
+            for image, (height, width), seen in zip(features, sides, attention, strict=True)
         ]
         return Encoded(
             grids=grids,
@@ -119,6 +128,20 @@ def _naflex_sides(spatial_shapes: torch.Tensor, valid_IN: torch.Tensor) -> list[
             f"patches, got {spatial_shapes[image].tolist()} and {int(valid_IN[image].sum())} patches in image {image}"
         )
     return [(height, width) for height, width in spatial_shapes.tolist()]
+
+
+def _received(
+    layer: Any,
+    hidden_ISE: torch.Tensor,  # noqa: N803
+    sides: Sequence[tuple[int, int]],
+    num_special: int,
+) -> list[torch.Tensor | None]:
+    """Attention that each patch of each image receives, [H, W]; padding, which comes last, gives and gets none."""
+    received: list[torch.Tensor | None] = []
+    for hidden_SE, (height, width) in zip(hidden_ISE, sides, strict=True):  # noqa: N806
+        own = hidden_SE[None, : num_special + height * width]
+        received.append(attention_received(layer, own, height * width)[0].unflatten(0, (height, width)))
+    return received
 
 
 def _raster_places(places_N2: torch.Tensor, width: int) -> torch.Tensor:  # noqa: N803

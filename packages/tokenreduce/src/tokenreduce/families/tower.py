@@ -77,7 +77,7 @@ def tower_tiles(
         pixel_values = _shrink(model, pixel_values, pixel_factor, multiple)
         options = _interpolation(tower)
     height, width = full_sides(model, pixel_values)
-    with _entering(_attention_of(tower, layers[-1]) if needs_attention else None) as entered:
+    with entering(attention_of(tower, layers[-1]) if needs_attention else None) as entered:
         outputs = tower(pixel_values, output_hidden_states=layers, return_dict=True, **options)
     if last_state and layers == [-1]:
         states = [outputs.last_hidden_state]
@@ -99,7 +99,7 @@ def tower_tiles(
 
 
 @contextmanager
-def _entering(module: torch.nn.Module | None) -> Iterator[list[tuple[Any, torch.Tensor]]]:
+def entering(module: torch.nn.Module | None) -> Iterator[list[tuple[Any, torch.Tensor]]]:
     """Collects what enters a module while the context lasts, as pairs of the module and its input."""
     entered: list[tuple[Any, torch.Tensor]] = []
     if module is None:
@@ -116,7 +116,7 @@ def _entering(module: torch.nn.Module | None) -> Iterator[list[tuple[Any, torch.
         hook.remove()
 
 
-def _attention_of(tower: Any, state: int) -> torch.nn.Module:
+def attention_of(tower: Any, state: int) -> torch.nn.Module:
     """The attention of the layer that makes hidden state `state`; state 0, the embeddings, takes the first layer's."""
     layers = attention_layers(tower)
     if not layers:
