@@ -1,0 +1,63 @@
+"""Measured cells in a JSON file: written as soon as they are known, measured once."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+VERSION = version("vlmpress-tokenreduce")
+Fields = dict[str, str]
+
+
+class Cells:
+    """Results by key; a key is tokenreduce's version, a section, and the configuration as name=value.
+
+    Args:
+        path: The file; read when it is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def measure(self, section: str, make: Callable[[], dict[str, Any]], **fields: object) -> dict[str, Any]:
+        """The cell's value: from the file, or made, timed and written."""
+        key = " ".join([VERSION, section, *(f"{name}={value}" for name, value in fields.items())])
+        if key not in self._values:
+            begin = time.perf_counter()
+            value = make()
+            self._values[key] = _rounded({**value, "seconds": round(time.perf_counter() - begin, 1)})
+            self._write()
+            print(f"{key}: {json.dumps(self._values[key])[:200]}", flush=True)
+        return self._values[key]
+
+    def of(self, section: str, **wanted: object) -> Iterator[tuple[Fields, dict[str, Any]]]:
+        """(configuration, value) of this version's cells of a section, those that have these values."""
+        for key, value in self._values.items():
+            at_version, at_section, *pairs = key.split(" ")
+            fields = dict(pair.split("=", 1) for pair in pairs)
+            if (at_version, at_section) == (VERSION, section) and all(
+                fields.get(name) == str(each) for name, each in wanted.items()
+            ):
+                yield fields, value
+
+    def _write(self) -> None:
+        lines = [
+            f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in self._values.items()
+        ]
+        draft = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
+        draft.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        draft.replace(self._path)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return value
