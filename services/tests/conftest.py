@@ -133,3 +133,45 @@ def png() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (40, 30), (200, 30, 30)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def edge_model() -> Callable[..., Any]:
+    """Builds a random edge model without a compressor, 36 visual tokens an image, by fusion, tower and position mode.
+
+    Its gates are open; the tower knows no positions, so that a plain image stays plain.
+    """
+    import torch
+    from transformers import CLIPVisionConfig, LlamaConfig, Siglip2VisionConfig, SiglipVisionConfig
+
+    from edgevlm import EdgeVlmConfig, EdgeVlmForConditionalGeneration
+
+    shared: Any = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shared |= {"patch_size": 8, "initializer_range": 0.2}
+    text: Any = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": True, "initializer_range": 0.2,
+        "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
+    }  # fmt: skip
+    towers = {
+        "clip": lambda: CLIPVisionConfig(**shared, image_size=48),
+        "siglip": lambda: SiglipVisionConfig(**shared, image_size=48),
+        "siglip2": lambda: Siglip2VisionConfig(**shared, num_patches=36, vision_use_head=False),
+    }
+
+    def build(fusion: str, tower: str = "clip", mode: str = "contiguous", **changes: Any) -> Any:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        settings: Any = {"num_compressed_tokens": 36, "compressor": "none", "image_token_id": 60}
+        settings |= {"fusion": fusion, "position_mode": mode}
+        config = EdgeVlmConfig(vision_config=towers[tower](), text_config=LlamaConfig(**text), **(settings | changes))
+        model = EdgeVlmForConditionalGeneration(config).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("gate"):
+                    parameter.fill_(0.7)
+                if "position_embedding" in name:
+                    parameter.zero_()
+        return model
+
+    return build

@@ -1,44 +1,14 @@
-"""tokenreduce's DFMR in the place of the edge model's compressor: tensors, edgevlm's engine, and the wire."""
+"""tokenreduce's DFMR in the place of the edge model's compressor: tensors in, tensors out."""
 
-import io
-import shutil
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import grpc
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from transformers import (
-    AutoTokenizer,
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    LlamaConfig,
-    Siglip2ImageProcessorPil,
-    Siglip2VisionConfig,
-    SiglipVisionConfig,
-)
 
-from edgevlm import (
-    EdgeModelSpec,
-    EdgeVlmConfig,
-    EdgeVlmForConditionalGeneration,
-    EdgeVlmProcessor,
-    Engine,
-    ModelDirectoryError,
-    RequestError,
-)
-from edgevlm.wire import spec_to_proto
 from tokenreduce import ReductionPolicy, UnsupportedModelError, attach, detach
 from tokenreduce.reducing import ReducedGrid
-from tokenreduce.wire import policy_to_proto
-from vlmpress.artifact import Artifact, write_policy
-from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
-from vlmpress.edgevlm.v1.edgevlm_service_pb2_grpc import EdgeVlmServiceStub
-from vlmpress_services.store import LocalStore
 
 FUSIONS = ("none", "cross", "decoder", "combined")
 MODES = ("contiguous", "uncompressed")
@@ -48,36 +18,6 @@ POLICY = ReductionPolicy(tau=0.3)
 PAD, BOS, IMAGE = 0, 2, 60
 NUM_VISUAL = 36
 SHAPES = ((6, 6), (4, 5), (3, 7))
-PROMPT = "what color is the shape ?"
-
-
-def vision_config(tower: str) -> Any:
-    shared: Any = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    shared |= {"patch_size": 8, "initializer_range": 0.2}
-    if tower == "siglip2":
-        return Siglip2VisionConfig(**shared, num_patches=NUM_VISUAL, vision_use_head=False)
-    return {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig}[tower](**shared, image_size=48)
-
-
-def edge_model(fusion: str, tower: str = "clip", mode: str = "contiguous", **changes: Any) -> Any:
-    """Random, without a compressor, its gates open; the tower knows no positions, so that plain stays plain."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    text = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True, initializer_range=0.2,
-        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=3,
-    )  # fmt: skip
-    settings: Any = {"num_compressed_tokens": NUM_VISUAL, "compressor": "none", "image_token_id": IMAGE}
-    settings |= {"vision_config": vision_config(tower), "text_config": text, "fusion": fusion, "position_mode": mode}
-    model = EdgeVlmForConditionalGeneration(EdgeVlmConfig(**(settings | changes))).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("gate"):
-                parameter.fill_(0.7)
-            if "position_embedding" in name:
-                parameter.zero_()
-    return model
 
 
 def images_of(model: Any, num_images: int = 3, *, full: bool = False) -> dict[str, torch.Tensor]:
@@ -125,7 +65,7 @@ def pooled(model: Any, images: dict[str, torch.Tensor], factors: Sequence[int]) 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("tower", TOWERS)
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_factor_one_changes_nothing(fusion: str, tower: str, mode: str) -> None:
+def test_factor_one_changes_nothing(edge_model: Any, fusion: str, tower: str, mode: str) -> None:
     model = edge_model(fusion, tower, mode)
     inputs = batch([row(5, [36], 7, [36], 8, 9), row([36], 10, 11)]) | images_of(model, full=True)
     expected = model(**inputs).logits
@@ -138,7 +78,7 @@ def test_factor_one_changes_nothing(fusion: str, tower: str, mode: str) -> None:
 
 # The fusion's decoder counts a text token's place by the placeholders before it and takes no masked ones.
 @pytest.mark.parametrize("fusion", FUSIONS[:2])
-def test_padding_of_naflex_goes_with_its_placeholders(fusion: str) -> None:
+def test_padding_of_naflex_goes_with_its_placeholders(edge_model: Any, fusion: str) -> None:
     """Unattached, the language model sees a zero for each padded patch; attached, what it sees with those masked."""
     model = edge_model(fusion, "siglip2")
     images = images_of(model)
@@ -157,7 +97,7 @@ def test_padding_of_naflex_goes_with_its_placeholders(fusion: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("tower", TOWERS)
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_another_factor_for_each_image_of_a_batch(fusion: str, tower: str, mode: str) -> None:
+def test_another_factor_for_each_image_of_a_batch(edge_model: Any, fusion: str, tower: str, mode: str) -> None:
     model = edge_model(fusion, tower, mode)
     images = images_of(model)
     reference, counts = pooled(model, images, (2, 1, 3))
@@ -182,7 +122,7 @@ def test_another_factor_for_each_image_of_a_batch(fusion: str, tower: str, mode:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_packed_questions_equal_single_ones(fusion: str, mode: str) -> None:
+def test_packed_questions_equal_single_ones(edge_model: Any, fusion: str, mode: str) -> None:
     model = edge_model(fusion, "siglip2", mode).train()
     images = images_of(model, 2)
     attach(model, POLICY)
@@ -206,7 +146,7 @@ def test_packed_questions_equal_single_ones(fusion: str, mode: str) -> None:
 @pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_generate_with_a_cache_equals_without(fusion: str, mode: str, beams: int) -> None:
+def test_generate_with_a_cache_equals_without(edge_model: Any, fusion: str, mode: str, beams: int) -> None:
     model = edge_model(fusion, "siglip2", mode)
     images = images_of(model)
     attach(model, POLICY)
@@ -225,7 +165,7 @@ def test_generate_with_a_cache_equals_without(fusion: str, mode: str, beams: int
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_gradients_flow(fusion: str) -> None:
+def test_gradients_flow(edge_model: Any, fusion: str) -> None:
     model = edge_model(fusion, "siglip2").train()
     attach(model, POLICY)
     inputs = batch([row([36], 7, 8, 9, 10)] * 2) | images_of(model, 2)
@@ -234,7 +174,7 @@ def test_gradients_flow(fusion: str) -> None:
     assert not [name for name in dead if "vision_tower.embeddings.position" not in name], dead
 
 
-def test_a_limit_holds_for_each_row() -> None:
+def test_a_limit_holds_for_each_row(edge_model: Any) -> None:
     model = edge_model("combined", "siglip2")
     handle = attach(model, ReductionPolicy(tau=1e-6))
     inputs = batch([row([36], 7, [36], 8), row([36], 10)]) | images_of(model)
@@ -271,7 +211,7 @@ class Watched:
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_a_selection_by_attention(tower: str) -> None:
+def test_a_selection_by_attention(edge_model: Any, tower: str) -> None:
     model = edge_model("combined", tower, "uncompressed")
     images = images_of(model)
     reducer = Watched()
@@ -298,140 +238,7 @@ def test_a_selection_by_attention(tower: str) -> None:
     torch.testing.assert_close(logits[seen], expected_logits[seen], **TOLERANCE)
 
 
-def test_a_compressor_must_make_room() -> None:
+def test_a_compressor_must_make_room(edge_model: Any) -> None:
     model = edge_model("cross", compressor="mlp", num_compressed_tokens=9)
     with pytest.raises(UnsupportedModelError, match="build the model with compressor='none'"):
         attach(model, POLICY)
-
-
-def picture(*, busy: bool, size: tuple[int, int] = (96, 64)) -> bytes:
-    pixels = np.full((size[1], size[0], 3), 120, np.uint8)
-    if busy:
-        pixels = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def edge_directory(tiny_llava_directory: Path, tmp_path_factory: Any) -> Callable[..., Path]:
-    """Model directories for every fusion and tower, each made once, with a policy beside the weights or without."""
-    made: dict[tuple[Any, ...], Path] = {}
-
-    def get(fusion: str, tower: str = "clip", policy: ReductionPolicy | None = POLICY, **changes: Any) -> Path:
-        key = (fusion, tower, policy, *changes.items())
-        if key not in made:
-            tokenizer = AutoTokenizer.from_pretrained(tiny_llava_directory)
-            pixels = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-            size = {"height": 48, "width": 48}
-            image_processor = (
-                Siglip2ImageProcessorPil(patch_size=8, max_num_patches=NUM_VISUAL, **pixels)
-                if tower == "siglip2"
-                else CLIPImageProcessorPil(size=size, crop_size=size, **pixels)
-            )
-            changes = {"image_token_id": tokenizer.convert_tokens_to_ids("<image>"), **changes}
-            model = edge_model(fusion, tower, **changes)
-            processor = EdgeVlmProcessor(image_processor, tokenizer, model.config.num_compressed_tokens)
-            folder = made[key] = tmp_path_factory.mktemp("edge")
-            model.save_pretrained(folder)
-            processor.save_pretrained(folder)
-            if policy is not None:
-                write_policy(folder, policy_to_proto(policy))
-        return made[key]
-
-    return get
-
-
-def num_seen(engine: Engine, image: bytes, limit: int | None = None) -> int:
-    return int(list(engine.generate(image, PROMPT, 3, limit))[-1].num_visual_tokens)  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("tower", TOWERS)
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_plain_image_gets_fewer_tokens(edge_directory: Any, fusion: str, tower: str) -> None:
-    engine = Engine.load(edge_directory(fusion, tower))
-    busy, plain = num_seen(engine, picture(busy=True)), num_seen(engine, picture(busy=False))
-    # 96 x 64 pixels are 7 x 5 patches of at most 36 for NaFlex; the others see a square.
-    assert (busy, plain) == ((35, 6) if tower == "siglip2" else (36, 4))
-    least = plain
-    assert [num_seen(engine, picture(busy=True), limit) for limit in (100, busy, 20, least)] == [
-        busy, busy, 12 if tower == "siglip2" else 9, least,
-    ]  # fmt: skip
-    with pytest.raises(RequestError, match=f"max_visual_tokens={least - 1}: "):
-        num_seen(engine, picture(busy=True), least - 1)
-    assert num_seen(engine, picture(busy=True)) == busy
-
-
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_the_engine_answers_as_generate(edge_directory: Any, fusion: str) -> None:
-    engine = Engine.load(edge_directory(fusion))
-    engine._eos_token_ids = frozenset()
-    for limit in (None, 9):
-        ids = [event.id for event in engine.generate(picture(busy=True), PROMPT, 6, limit) if hasattr(event, "id")]
-        inputs = engine.prepare(picture(busy=True), PROMPT)
-        output = engine.model.generate(
-            **inputs, max_new_tokens=6, min_new_tokens=6, eos_token_id=-1, max_visual_tokens=limit, do_sample=False
-        )
-        assert output[0, inputs["input_ids"].shape[1] :].tolist() == ids
-
-
-def test_a_policy_beside_a_compressor_is_refused(edge_directory: Any) -> None:
-    folder = edge_directory("cross", compressor="mlp", num_compressed_tokens=9)
-    with pytest.raises(ModelDirectoryError, match="build the model with compressor='none'"):
-        Engine.load(folder)
-
-
-@pytest.fixture
-def add_edge(store: LocalStore, edge_directory: Any) -> Callable[..., Artifact]:
-    def add(*arguments: Any, **options: Any) -> Artifact:
-        source = edge_directory(*arguments, **options)
-        config = EdgeVlmConfig.from_pretrained(source)
-        with store.draft() as draft:
-            shutil.copytree(source, draft.path, dirs_exist_ok=True)
-            return draft.commit(spec_to_proto(EdgeModelSpec.of(config)), producer=("test", "0"))
-
-    return add
-
-
-@pytest.mark.parametrize("fusion", FUSIONS)
-async def test_a_budget_for_each_request(serving: Any, add_edge: Any, refusal: Any, fusion: str) -> None:
-    digest = add_edge(fusion).digest
-    async with serving("edgevlm") as channel:
-        stub = EdgeVlmServiceStub(channel)
-
-        def ask(image: bytes, limit: int) -> Any:
-            return stub.Generate(
-                pb.GenerateRequest(model=digest, image=image, prompt=PROMPT, max_new_tokens=2, max_visual_tokens=limit)
-            )
-
-        async def seen(image: bytes, limit: int = 0) -> int:
-            return [response async for response in ask(image, limit)][-1].finish.num_visual_tokens
-
-        busy, plain = picture(busy=True), picture(busy=False)
-        assert [await seen(busy), await seen(plain)] == [36, 4]
-        assert [await seen(busy, limit) for limit in (36, 35, 9, 4)] == [36, 9, 9, 4]
-        code, text = await refusal(ask(busy, 3).read())
-        assert code is grpc.StatusCode.INVALID_ARGUMENT, text
-        assert "max_visual_tokens=3" in text
-        # The server answers on, and the limit of one request is not the next one's.
-        assert [await seen(busy), await seen(b"", 1)] == [36, 0]
-
-
-async def test_a_budget_without_a_policy(serving: Any, add_edge: Any, refusal: Any) -> None:
-    digest = add_edge("none", policy=None).digest
-    async with serving("edgevlm") as channel:
-        stub = EdgeVlmServiceStub(channel)
-        fields: Any = {"model": digest, "image": picture(busy=True), "prompt": PROMPT, "max_new_tokens": 1}
-        last = [response async for response in stub.Generate(pb.GenerateRequest(**fields, max_visual_tokens=36))][-1]
-        assert last.finish.num_visual_tokens == 36
-        code, text = await refusal(stub.Generate(pb.GenerateRequest(**fields, max_visual_tokens=35)).read())
-        assert code is grpc.StatusCode.INVALID_ARGUMENT
-        assert "expected at least 36, which the image needs" in text
-
-
-async def test_a_policy_beside_a_compressor_is_refused_on_the_wire(serving: Any, add_edge: Any, refusal: Any) -> None:
-    digest = add_edge("none", compressor="mlp", num_compressed_tokens=9).digest
-    async with serving("edgevlm") as channel:
-        code, text = await refusal(EdgeVlmServiceStub(channel).LoadModel(pb.LoadModelRequest(model=digest)))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "compressor='none'" in text
