@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from tokenreduce import attach, detach
+from tokenreduce import PlaceholderError, attach, detach
 
 IMAGE, PAD, NUM_FULL, NEW = 3, 0, 64, 6
 
@@ -75,6 +75,21 @@ def test_the_cache_holds_the_reduced_prompt(llama, pixels, prompt, make_policy):
     whole = llama(input_ids=both, pixel_values=pixels[[0, 3]]).logits
     turn = llama(input_ids=later, pixel_values=pixels[3:4], past_key_values=output.past_key_values).logits
     torch.testing.assert_close(turn, whole[:, length:], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_cache_that_the_whole_prompt_would_miss_is_refused(llama, pixels, prompt, make_policy):
+    attach(llama, make_policy(llama))
+    ids = prompt(4)[None]
+    cache = llama(input_ids=ids, pixel_values=pixels[:1], use_cache=True).past_key_values
+    longer = torch.cat([ids, prompt(3, num_images=0)[None]], dim=1)
+    with pytest.raises(PlaceholderError, match="expected an empty cache in generate"):
+        llama.generate(input_ids=longer, past_key_values=cache, max_new_tokens=2)
+    text = prompt(4, num_images=0)[None]
+    cache = llama(input_ids=text, use_cache=True).past_key_values
+    longer = torch.cat([text, prompt(3, 2, num_images=0)[None]], dim=1)
+    generated = llama.generate(input_ids=longer, past_key_values=cache, max_new_tokens=2, do_sample=False)
+    assert torch.equal(generated, llama.generate(input_ids=longer, max_new_tokens=2, do_sample=False))
 
 
 @torch.no_grad()

@@ -14,12 +14,16 @@ def test_trainer_trains_the_attached_model(llama, pixels, prompt, make_policy, t
             return 10
 
         def __getitem__(self, index):
-            return {"input_ids": prompt(5, index), "pixel_values": pixels[index % 5]}
+            # Trainer knows the option by the signature; flat images would get 3 of the policy.
+            factor = 1 + index % 2
+            return {"input_ids": prompt(5, index), "pixel_values": pixels[index % 2], "image_factors": factor}
 
     def collate(rows):
         ids = torch.stack([row["input_ids"] for row in rows])
         pixel_values = torch.stack([row["pixel_values"] for row in rows])
-        return {"input_ids": ids, "pixel_values": pixel_values, "labels": ids.masked_fill(ids == IMAGE, -100)}
+        labels = ids.masked_fill(ids == IMAGE, -100)
+        factors = torch.tensor([row["image_factors"] for row in rows])
+        return {"input_ids": ids, "pixel_values": pixel_values, "labels": labels, "image_factors": factors}
 
     keys = set(llama.state_dict())
     handle = attach(llama, make_policy(llama))
@@ -38,6 +42,7 @@ def test_trainer_trains_the_attached_model(llama, pixels, prompt, make_policy, t
     result = Trainer(model=llama, args=arguments, train_dataset=Rows(), data_collator=collate).train()
     assert 0 < result.training_loss < 10
     assert len(set(handle.last_num_visual_tokens)) > 1
+    assert set(handle.last_factors) == {1, 2}
     assert not torch.equal(llama.model.multi_modal_projector.linear_1.weight, before)
     llama.save_pretrained(tmp_path / "saved")
     detach(llama)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tokenreduce.errors import AttachmentError, PlaceholderError
+from tokenreduce.errors import AttachmentError, PlaceholderError, PolicyError
 from tokenreduce.families import Family, family_of
 from tokenreduce.generation import check_cache, given_mask, restore_prompt, shorten_limits
 from tokenreduce.policy import ReductionPolicy
@@ -75,15 +75,18 @@ def attach(
         UnsupportedModelError: The model is none of these, or not one that the reducer can work in.
         AttachmentError: A reducer is attached already.
         GridError: The tower's tokens do not fill its grid, for example because CLS is left in.
-        PolicyError: The limit is not a positive integer.
+        PolicyError: The limit is not a positive integer, or there is neither policy nor reducer.
     """
     family = family_of(model)
     if _HANDLE in model.__dict__:
         raise AttachmentError(f"{type(model).__name__}: expected no attached policy, got one; detach it first")
     if isinstance(policy_or_reducer, ReductionPolicy):
         reducer: Reducer = DfmrReducer(policy_or_reducer)
-    else:
+    elif hasattr(policy_or_reducer, "reduce"):
         reducer = policy_or_reducer
+    else:
+        got = type(policy_or_reducer).__name__
+        raise PolicyError(f"policy_or_reducer: expected a ReductionPolicy or a reducer, got {got}")
     check_limit(max_visual_tokens)
     check_supported(model, family, reducer)
     family.check(model)

@@ -92,7 +92,7 @@ def placed_columns(
     first = (full.cumsum(0) - full).repeat_interleave(kept)
     all_columns = placeholder_BT.nonzero()[:, 1]
     visual_BN = placeholder_BT.gather(1, columns_BN.clamp_min(0)) & (columns_BN != PAD)  # noqa: N806
-    return columns_BN.masked_scatter(visual_BN, all_columns[first + places])
+    return columns_BN.masked_scatter(visual_BN, all_columns[first + places.to(device)])
 
 
 def _mismatch(num_full: Sequence[int], counts: Sequence[int], where: str) -> PlaceholderError:
