@@ -9,8 +9,6 @@ import torch
 from quantpack import Scheme, inspect, pack
 from quantpack.wire import part_report_from_proto
 from stagetrain import plan_schedule
-from tokenreduce import ReductionPolicy, plan
-from tokenreduce.wire import features_to_proto, plans_from_proto, policy_to_proto
 from verbdistill import match_layers
 from verbdistill.wire import match_request_to_proto
 from vlmpress.artifact import Artifact
@@ -18,8 +16,6 @@ from vlmpress.quantpack.v1 import quantpack_service_pb2
 from vlmpress.quantpack.v1.quantpack_service_pb2_grpc import QuantpackServiceStub
 from vlmpress.stagetrain.v1 import stagetrain_service_pb2
 from vlmpress.stagetrain.v1.stagetrain_service_pb2_grpc import StageTrainServiceStub
-from vlmpress.tokenreduce.v1 import tokenreduce_service_pb2
-from vlmpress.tokenreduce.v1.tokenreduce_service_pb2_grpc import TokenReduceServiceStub
 from vlmpress.verbdistill.v1 import verbdistill_service_pb2
 from vlmpress.verbdistill.v1.verbdistill_service_pb2_grpc import VerbDistillServiceStub
 
@@ -64,24 +60,6 @@ async def test_quantpack_refuses_what_is_no_pack(serving: Any, add_log: Any, ref
         ):
             assert (await refusal(stub.Inspect(quantpack_service_pb2.InspectRequest(artifact=ref))))[0] is code
             assert (await refusal(stub.Verify(quantpack_service_pb2.VerifyRequest(artifact=ref))))[0] is code
-
-
-async def test_tokenreduce_plans(serving: Any, refusal: Any) -> None:
-    features = torch.randn(3, 6, 5, 8, generator=torch.Generator().manual_seed(0))
-    policy = ReductionPolicy(tau=0.5)
-    request = tokenreduce_service_pb2.PlanRequest(features=features_to_proto(features), policy=policy_to_proto(policy))
-    async with serving("tokenreduce") as channel:
-        stub = TokenReduceServiceStub(channel)
-        assert plans_from_proto(await stub.Plan(request)) == plan(features, policy)
-        request.features.shape[0] = 4
-        code, text = await refusal(stub.Plan(request))
-        assert code is grpc.StatusCode.INVALID_ARGUMENT
-        assert "features.data" in text
-        for empty in (
-            tokenreduce_service_pb2.PlanRequest(),
-            tokenreduce_service_pb2.PlanRequest(policy=policy_to_proto(policy)),
-        ):
-            assert (await refusal(stub.Plan(empty)))[0] is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_stagetrain_plans(serving: Any, refusal: Any) -> None:

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenreduce import encode_files, open_encoder
+from tokenreduce import encode_files, open_encoder, sigmas_of_grids
 from tokenreduce.encoding import Encoder
 from tokenreduce.images import open_image
-from tokenreduce.sigma import sigmas_of_grids
 
 MEASURES = ("jpeg_bpp", "grad_mean", "grad_entropy", "flat_frac")
 STATISTICS = (("residual", "image"), ("residual", "none"), ("literal", "image"), ("literal", "none"))

@@ -86,5 +86,5 @@ def test_what_cannot_be_drawn_is_refused():
         sigma_figure(sigmas(0), FACTORS)
     with pytest.raises(PlotError, match=r"expected a non-empty \[N, 2\]"):
         sigma_figure(sigmas(3), (1, 2))
-    with pytest.raises(PlotError, match="png or .svg"):
+    with pytest.raises(PlotError, match=r"png or \.svg"):
         save_figure(sigma_figure(sigmas(3), FACTORS), Path("a.gif"))

@@ -7,6 +7,7 @@ def test_the_public_surface():
         "BudgetError",
         "CalibrationDistribution",
         "CalibrationError",
+        "CalibrationSettings",
         "EncoderError",
         "ExtraMissingError",
         "FeatureError",

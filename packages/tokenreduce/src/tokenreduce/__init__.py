@@ -24,7 +24,7 @@ from tokenreduce.errors import (
 from tokenreduce.grids import unpack_naflex, unpad
 from tokenreduce.planning import ImagePlan, plan
 from tokenreduce.policy import CalibrationDistribution, ReductionPolicy
-from tokenreduce.running_calibration import RunningCalibration
+from tokenreduce.running_calibration import CalibrationSettings, RunningCalibration
 from tokenreduce.sigma import sigma_per_factor, sigmas_of_grids
 from tokenreduce.vision import features_of, views_of
 
@@ -33,6 +33,7 @@ __all__ = [
     "BudgetError",
     "CalibrationDistribution",
     "CalibrationError",
+    "CalibrationSettings",
     "EncoderError",
     "ExtraMissingError",
     "FeatureError",

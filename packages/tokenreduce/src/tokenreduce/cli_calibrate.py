@@ -22,7 +22,7 @@ from tokenreduce.cli_options import (
 )
 from tokenreduce.cli_sources import read_views
 from tokenreduce.policy import ReductionPolicy
-from tokenreduce.running_calibration import RunningCalibration
+from tokenreduce.running_calibration import CalibrationSettings, RunningCalibration
 from tokenreduce.wire import policy_to_proto
 from vlmpress.artifact import create, write_policy
 from vlmpress.cli import UserError
@@ -63,14 +63,20 @@ def calibrate(
     if (mean_tokens is None) == (shares is None):
         raise UserError("expected either --mean-tokens N or --shares 1=A,2=B,3=C")
     chosen = parse_factors(factors)
-    wanted = None if shares is None else parse_shares(shares, chosen)
+    settings = CalibrationSettings(
+        mean_tokens=mean_tokens,
+        factor_shares=None if shares is None else parse_shares(shares, chosen),
+        factors=chosen,
+        mode=mode,
+        normalization=normalize,
+    )
     paths = _image_files(files or [], data, images, num_images)
-    seen = RunningCalibration(factors=chosen, mode=mode, normalization=normalize)
+    seen = RunningCalibration(settings)
     # The folder is made first: what is wrong with it shows before the work, and nothing is left of it after an error.
     with nullcontext() if out is None else create(out) as draft:
         for _, view in read_views(features, encoder, layer, paths):
             seen.add([view])
-        policy = seen.policy(mean_tokens, wanted)
+        policy = seen.policy()
         fields = _fields(policy)
         if draft is not None:
             proto = policy_to_proto(policy)

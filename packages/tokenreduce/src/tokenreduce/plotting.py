@@ -66,7 +66,8 @@ def sigma_figure(
     order = np.argsort(sigmas[:, middle], kind="stable")
     num_shown = min(MAX_SHOWN, len(order) // 2)
     figure = Figure(figsize=(11.5, 3.4 if num_shown <= _MAX_ROW else 4.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.25))
+    parts: Any = figure.subfigures(1, 2, width_ratios=(1, 1.25))
+    left, right = parts
     _draw_densities(left.add_subplot(), sigmas, factors, taus, unit)
     halves = right.subfigures(2, 1)
     ends = (("simplest", order[:num_shown]), ("busiest", order[::-1][:num_shown]))

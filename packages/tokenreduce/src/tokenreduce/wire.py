@@ -12,12 +12,14 @@ from google.protobuf import json_format
 from tokenreduce.attachment import attach
 from tokenreduce.errors import PolicyError, WireError
 from tokenreduce.planning import ImagePlan
-from tokenreduce.policy import CalibrationDistribution, ReductionPolicy
+from tokenreduce.policy import CalibrationDistribution, ReductionPolicy, check_factors
+from tokenreduce.running_calibration import CalibrationSettings
 from vlmpress.artifact import POLICY_FILE, verify
 from vlmpress.tokenreduce.v1 import tokenreduce_pb2, tokenreduce_service_pb2
 
 # 256 MiB of float32: 7 images of 24 x 24 x 16384, or 113 of LLaVA-1.5's 24 x 24 x 1024.
 MAX_ELEMENTS = 1 << 26
+MAX_FACTORS = 16
 
 _MODES = {"residual": tokenreduce_pb2.MODE_RESIDUAL, "literal": tokenreduce_pb2.MODE_LITERAL}
 _NORMALIZATIONS = {"none": tokenreduce_pb2.NORMALIZATION_NONE, "image": tokenreduce_pb2.NORMALIZATION_IMAGE}
@@ -54,7 +56,7 @@ def policy_from_proto(message: tokenreduce_pb2.ReductionPolicy) -> ReductionPoli
         method=message.method,
         mode=_name(_MODES, message.mode, "mode"),
         tau=message.tau,
-        factors=tuple(message.factors),
+        factors=_factors(message.factors),
         normalization=_name(_NORMALIZATIONS, message.normalization, "normalization"),
         calibration=distribution_from_proto(message.calibration) if message.HasField("calibration") else None,
     )
@@ -107,6 +109,37 @@ def distribution_from_proto(message: tokenreduce_pb2.CalibrationDistribution) ->
     )
 
 
+def settings_to_proto(settings: CalibrationSettings) -> tokenreduce_service_pb2.CalibrationSettings:
+    """The message that `settings_from_proto` reads back as equal settings."""
+    message = tokenreduce_service_pb2.CalibrationSettings(
+        mode=_MODES[settings.mode],
+        factors=settings.factors,
+        normalization=_NORMALIZATIONS[settings.normalization],
+    )
+    if settings.mean_tokens is not None:
+        message.mean_tokens = settings.mean_tokens
+    if settings.factor_shares is not None:
+        message.shares.shares.extend(settings.factor_shares)
+    return message
+
+
+def settings_from_proto(message: tokenreduce_service_pb2.CalibrationSettings) -> CalibrationSettings:
+    """The settings a message holds; nothing is filled in.
+
+    Raises:
+        CalibrationError: The target is missing or cannot be reached by any images.
+        PolicyError: Another field is missing, unknown or out of range.
+    """
+    target = message.WhichOneof("target")
+    return CalibrationSettings(
+        mean_tokens=message.mean_tokens if target == "mean_tokens" else None,
+        factor_shares=tuple(message.shares.shares) if target == "shares" else None,
+        mode=_name(_MODES, message.mode, "mode"),
+        factors=_factors(message.factors),
+        normalization=_name(_NORMALIZATIONS, message.normalization, "normalization"),
+    )
+
+
 def features_to_proto(features: torch.Tensor) -> tokenreduce_service_pb2.Features:
     """Features [B, H, W, D] as shape and little-endian float32 bytes."""
     values = features.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False)
@@ -135,6 +168,54 @@ def features_from_proto(message: tokenreduce_service_pb2.Features, max_elements:
     return torch.from_numpy(values)
 
 
+def budget_request_to_proto(
+    features: Sequence[torch.Tensor], limit: int, factors: Sequence[int], normalization: str
+) -> tokenreduce_service_pb2.BudgetRequest:
+    """The request for what `plan_budget` gives for the grids of tensors [B, H, W, D], one for each size of grid."""
+    return tokenreduce_service_pb2.BudgetRequest(
+        features=[features_to_proto(tensor) for tensor in features],
+        max_tokens=limit,
+        factors=factors,
+        normalization=_NORMALIZATIONS[normalization],
+    )
+
+
+def budget_request_from_proto(
+    message: tokenreduce_service_pb2.BudgetRequest,
+) -> tuple[list[torch.Tensor], int, tuple[int, ...], str]:
+    """The four arguments of `plan_budget`, the features as grids [H, W, D] in their order.
+
+    Raises:
+        PolicyError: factors or normalization is missing, unknown or out of range.
+        WireError: There are no features, or one is not as `features_from_proto` wants it; the limit of elements
+            is that of all together.
+    """
+    factors = _factors(message.factors)
+    check_factors(factors)
+    normalization = _name(_NORMALIZATIONS, message.normalization, "normalization")
+    if not message.features:
+        raise WireError("features: expected at least one tensor, got none")
+    left = MAX_ELEMENTS
+    grids: list[torch.Tensor] = []
+    for tensor in message.features:
+        batch = features_from_proto(tensor, left)
+        left -= batch.numel()
+        grids += batch
+    return grids, message.max_tokens, factors, normalization
+
+
+def budget_to_proto(images: Sequence[ImagePlan]) -> tokenreduce_service_pb2.BudgetResponse:
+    """What `plan_budget` returned, as the response of the Budget call."""
+    return tokenreduce_service_pb2.BudgetResponse(
+        images=[image_plan_to_proto(image) for image in images], total_tokens=sum(image.num_tokens for image in images)
+    )
+
+
+def budget_from_proto(message: tokenreduce_service_pb2.BudgetResponse) -> list[ImagePlan]:
+    """What `plan_budget` would have returned here."""
+    return [image_plan_from_proto(image) for image in message.images]
+
+
 def image_plan_to_proto(plan: ImagePlan) -> tokenreduce_pb2.ImagePlan:
     """The message that `image_plan_from_proto` reads back as an equal plan."""
     return tokenreduce_pb2.ImagePlan(factor=plan.factor, num_tokens=plan.num_tokens, sigmas=plan.sigmas)
@@ -155,6 +236,13 @@ def plans_to_proto(images: Sequence[ImagePlan], mean_tokens: float) -> tokenredu
 def plans_from_proto(message: tokenreduce_service_pb2.PlanResponse) -> tuple[list[ImagePlan], float]:
     """What `tokenreduce.plan` would have returned here."""
     return [image_plan_from_proto(image) for image in message.images], message.mean_tokens
+
+
+def _factors(factors: Sequence[int]) -> tuple[int, ...]:
+    # Each factor is a pass over the features: a request must not ask for a million.
+    if len(factors) > MAX_FACTORS:
+        raise PolicyError(f"factors: expected at most {MAX_FACTORS}, got {len(factors)}")
+    return tuple(factors)
 
 
 def _name(names: dict[str, Any], value: int, field: str) -> str:
