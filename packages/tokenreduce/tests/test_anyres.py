@@ -14,6 +14,7 @@ from tokenreduce import (
     detach,
     views_of,
 )
+from tokenreduce.families import family_of
 
 IMAGE, VIDEO = 3, 4
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
@@ -59,6 +60,22 @@ def test_tokens_are_those_made_by_hand(family_case, reducers):
     assert handle.last_factors == [3, 3, 1, 1, 2, 2]
     want = [image_by_hand(model, reducers, family_case, image, s, s) for image, s in enumerate([3, 1, 2])]
     torch.testing.assert_close(output.image_hidden_states, torch.cat(want), **TOLERANCE)
+
+
+@both
+@torch.no_grad()
+def test_images_of_any_size_are_what_the_model_makes_of_them(family_case, reducers):
+    model, family = family_case.model, family_of(family_case.model)
+    model.config.image_grid_pinpoints = [[32, 32], *model.config.image_grid_pinpoints, [96, 96]]
+    sizes = torch.randint(1, 120, (25, 2), generator=torch.Generator().manual_seed(0))
+    tiles = torch.randn(25, 10, 3, 32, 32)
+    arguments = {"pixel_values": tiles, "image_sizes": sizes}
+    encoded = family.encode(model, arguments)
+    tokens = family.embed(model, encoded, [reducers.pooled(grid.features, 1) for grid in encoded.grids])
+    want = model.model.get_image_features(**arguments).pooler_output
+    assert encoded.num_placeholders == [len(each) for each in want]
+    for each, other in zip(tokens, want, strict=True):
+        torch.testing.assert_close(each, other, **TOLERANCE)
 
 
 @both

@@ -24,8 +24,8 @@ Layout = tuple[int, int] | None
 class AnyResFamily(Family):
     """Views of an image: the base view, then the unpadded detail view, whose rows each end in a newline token.
 
-    An image of one tile is its base view and one newline, a fixed token. So is what is left of a detail view
-    by a reducer that keeps no grid: its tokens and one newline.
+    An image of one tile is its base view and one newline, a fixed token. Of a detail view from a reducer that keeps
+    no grid there are its tokens and one newline.
     """
 
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
@@ -58,23 +58,26 @@ class AnyResFamily(Family):
         tiles = tower_tiles(model, pixel_values, arguments, needs_attention=needs_attention)
         grids: list[VisualGrid] = []
         images: list[int] = []
-        num_placeholders = []
+        num_placeholders, num_newlines = [], []
         for image, (start, end) in enumerate(pairwise([0, *accumulate(num_tiles)])):
-            views = [_base_view(tiles, start)]
-            num_tokens = views[0].num_tokens(1) + (layouts[image] is None)
-            if layouts[image] is not None:
-                detail = _detail_view(tiles, slice(start + 1, end), layouts[image], sizes[image])
-                views.append(detail)
+            base = _base_view(tiles, start)
+            views, newlines, num_others = [base], 1, 1
+            layout = layouts[image]
+            if layout is not None:
+                detail = _detail_view(tiles, slice(start + 1, end), layout, sizes[image])
                 height, width = self.fitted_shape(model, arguments, *detail.features.shape[:2])
-                num_tokens += height * (width + 1)
+                num_others = height * (width + 1)
+                # Of an image a hundred times as long as wide nothing may be left but newlines.
+                views, newlines = ([base, detail], 0) if detail.features.numel() else ([base], height)
             grids += views
             images += [image] * len(views)
-            num_placeholders.append(num_tokens)
+            num_newlines.append(newlines)
+            num_placeholders.append(base.num_tokens(1) + num_others)
         return Encoded(
             grids=grids,
             images=images,
             num_placeholders=num_placeholders,
-            num_fixed_tokens=[int(layout is None) for layout in layouts],
+            num_fixed_tokens=num_newlines,
             context=arguments,
         )
 
@@ -88,9 +91,10 @@ class AnyResFamily(Family):
                 height, width = self.fitted_shape(model, encoded.context, *left.shape)
                 rows = self.fit(tokens.unflatten(0, left.shape), height, width)
                 tokens = torch.cat([rows, newline.expand(height, 1, -1)], dim=1).flatten(0, 1)
-            elif grid.num_row_tokens or encoded.num_fixed_tokens[image]:
-                tokens = torch.cat([tokens, newline[None]])
-            parts[image].append(tokens)
+            num_newlines = encoded.num_fixed_tokens[image]
+            if grid.num_row_tokens and left.shape is None:
+                num_newlines = 1
+            parts[image] += [tokens, newline.expand(num_newlines, -1)]
         return [torch.cat(part) for part in parts]
 
 
@@ -134,8 +138,7 @@ def _base_view(tiles: Tiles, index: int) -> VisualGrid:
     )
 
 
-def _detail_view(tiles: Tiles, part: slice, layout: Layout, size: list[int]) -> VisualGrid:
-    assert layout is not None
+def _detail_view(tiles: Tiles, part: slice, layout: tuple[int, int], size: list[int]) -> VisualGrid:
     attention = None
     if tiles.attention is not None:
         attention = _assemble(tiles.attention[part, ..., None], layout, size)[..., 0]

@@ -17,7 +17,7 @@ class LlavaOnevisionFamily(AnyResFamily):
     """`LlavaOnevisionForConditionalGeneration`; videos go to the model unreduced.
 
     The model's bilinear shrinking ("anyres_max_9") comes after the reduction, by the same rule on the reduced
-    grid, so that a grid left alone is shrunk as ever and a pooled one seldom.
+    grid, so that a grid left alone is shrunk as ever and a pooled one seldom. Limits of tokens count a view before it.
     """
 
     model_class = "LlavaOnevisionForConditionalGeneration"
