@@ -6,18 +6,20 @@ import torch
 from tokenreduce import FeatureError, PolicyError, dfmr, num_tokens, sigma_per_factor
 from tokenreduce.dfmr import choose_indices
 
+NUM_RANDOM_SHAPES = 200
 SHAPES = [(2, 8, 8, 5), (3, 5, 7, 3), (1, 1, 1, 4), (2, 3, 10, 1), (1, 24, 24, 2), (2, 2, 2, 3), (1, 11, 4, 2)]
 
 
 def slow_sigma(image, p, q):
     """Equations 1 to 3, one window, channel and position at a time."""
     height, width, channels = image.shape
+    image = image.tolist()
     stds = []
     for top in range(0, height, p):
         for left in range(0, width, q):
             for channel in range(channels):
                 values = [
-                    float(image[row, column, channel])
+                    image[row][column][channel]
                     for row in range(top, min(top + p, height))
                     for column in range(left, min(left + q, width))
                 ]
@@ -63,6 +65,33 @@ def test_equals_a_slow_loop(shape, mode, normalize):
             assert fast.factors[row] == factor
             torch.testing.assert_close(fast.pooled[row], pooled)
             assert fast.num_tokens[row] == len(pooled) == num_tokens(shape[1], shape[2], factor)
+
+
+def random_case(seed):
+    """Features of an awkward shape, from smooth to noisy, and factors that seldom divide it."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width, channels, images = (int(torch.randint(1, end, (), generator=generator)) for end in (14, 14, 4, 3))
+    noise = torch.randn(images, height, width, channels, generator=generator)
+    share = torch.rand(images, 1, 1, 1, generator=generator)
+    offset = torch.randn(images, 1, 1, channels, generator=generator) * 3
+    factors = (1, *sorted({int(factor) for factor in torch.randint(2, 8, (3,), generator=generator)}))
+    return noise * share + offset, factors, float(torch.rand((), generator=generator)) + 0.01
+
+
+@pytest.mark.parametrize("mode", ["residual", "literal"])
+@pytest.mark.parametrize("normalize", ["image", "none"])
+def test_equals_a_slow_loop_on_random_shapes(mode, normalize):
+    chosen = set()
+    for seed in range(NUM_RANDOM_SHAPES):
+        features, factors, tau = random_case(seed)
+        fast = dfmr(features, tau, factors, mode, normalize)
+        for row, image in enumerate(features):
+            factor, sigmas, pooled = slow_dfmr(image, tau, factors, mode, normalize)
+            torch.testing.assert_close(fast.sigmas[row].double(), torch.tensor(sigmas).double(), atol=2e-6, rtol=1e-5)
+            assert fast.factors[row] == factor, seed
+            torch.testing.assert_close(fast.pooled[row], pooled)
+        chosen.update(fast.factors)
+    assert len(chosen) > 2
 
 
 def test_paper_sizes_are_all_reached_by_residual_only():
@@ -142,6 +171,8 @@ def test_factor_1_leaves_the_values_alone_and_gradients_flow():
         torch.zeros(1, 3, 3, 4, dtype=torch.int64),
         torch.full((1, 3, 3, 4), float("nan")),
         torch.full((1, 3, 3, 4), float("inf")),
+        [torch.zeros(3, 4)],
+        [torch.zeros(3, 3, 4), torch.full((3, 3, 4), float("nan"))],
     ],
 )
 def test_bad_features_are_refused(features):

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenreduce import dfmr, num_tokens, plan
+from tokenreduce import dfmr, num_tokens, plan, sigma_per_factor
 from tokenreduce.policy import ReductionPolicy
 
 FACTORS = st.sets(st.integers(2, 6), max_size=3).map(lambda more: (1, *sorted(more)))
@@ -51,3 +51,21 @@ def test_every_pooled_token_stays_in_the_range_of_its_image(features, factors, t
         slack = 1e-5 * float(image.abs().max())
         assert float(tokens.min()) >= float(image.min()) - slack
         assert float(tokens.max()) <= float(image.max()) + slack
+
+
+@settings(max_examples=40, deadline=None)
+@given(feature_batches(), FACTORS, st.sampled_from(["image", "none"]))
+def test_sigma_is_never_negative_and_residual_starts_at_0(features, factors, normalize):
+    residual, literal = (sigma_per_factor(features, factors, mode, normalize) for mode in ("residual", "literal"))
+    assert residual[:, 0].eq(0).all()
+    assert residual.ge(0).all()
+    assert literal.ge(0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(feature_batches(), FACTORS, MODES, TAUS)
+def test_grids_decide_as_their_batch(features, factors, mode, tau):
+    batch, grids = dfmr(features, tau, factors, mode), dfmr(list(features), tau, factors, mode)
+    assert batch.factors == grids.factors
+    assert torch.equal(batch.sigmas, grids.sigmas)
+    assert all(torch.equal(left, right) for left, right in zip(batch.pooled, grids.pooled, strict=True))
