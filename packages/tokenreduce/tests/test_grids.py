@@ -90,11 +90,17 @@ def test_types_and_channels_may_differ():
         ([(4, 4), (0, 4)], "grid_sizes: expected 1 x 1 to 4 x 5, got 0 x 4 of image 1"),
         ([(4, 6), (4, 4)], "got 4 x 6 of image 0"),
         (torch.ones(2, 2), "expected integers, got torch.float32"),
+        ([(4, 4), (4,)], r"grid_sizes: expected integers \[2, 2\], got expected sequence"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes, message):
     with pytest.raises(GridError, match=message):
         dfmr(torch.zeros(2, 4, 5, 3), 0.1, grid_sizes=sizes)
+
+
+def test_sizes_are_for_padded_batches_only(grids):
+    with pytest.raises(GridError, match="expected none beside a sequence of grids"):
+        dfmr(grids, 0.1, grid_sizes=SIZES)
 
 
 def test_shapes_that_do_not_fit_are_refused():

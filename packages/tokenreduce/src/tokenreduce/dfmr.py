@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tokenreduce.errors import GridError
 from tokenreduce.grids import group_grids, unpad
 from tokenreduce.policy import DEFAULT_FACTORS, check_tau
 from tokenreduce.sigma import choose_indices, sigma_per_factor, sigmas_of_grids
@@ -68,10 +69,15 @@ def dfmr(
         sigmas = sigma_per_factor(features, factors, mode, normalize)
         chosen = _chosen(sigmas, tau, factors, mode)
         return Reduction(factors=chosen, sigmas=sigmas, pooled=pool(features, chosen))
-    grids = features if grid_sizes is None else unpad(torch.as_tensor(features), grid_sizes)
-    sigmas = sigmas_of_grids(list(grids), factors, mode, normalize)
+    if grid_sizes is None:
+        grids = list(features)
+    elif isinstance(features, torch.Tensor):
+        grids = unpad(features, grid_sizes)
+    else:
+        raise GridError("grid_sizes: expected none beside a sequence of grids, got some")
+    sigmas = sigmas_of_grids(grids, factors, mode, normalize)
     chosen = _chosen(sigmas, tau, factors, mode)
-    return Reduction(factors=chosen, sigmas=sigmas, pooled=pool_grids(list(grids), chosen))
+    return Reduction(factors=chosen, sigmas=sigmas, pooled=pool_grids(grids, chosen))
 
 
 def pool(features: torch.Tensor, factors: Sequence[int]) -> list[torch.Tensor]:

@@ -22,7 +22,7 @@ class CalibrationError(TokenReduceError, ValueError):
 
 
 class BudgetError(TokenReduceError, ValueError):
-    """A limit of visual tokens is below what the largest factors give."""
+    """A limit of visual tokens is below what the largest factors give, or cannot be shared over the numbers given."""
 
 
 class PlaceholderError(TokenReduceError, ValueError):

@@ -68,7 +68,10 @@ def group_grids(grids: Sequence[torch.Tensor]) -> list[tuple[list[int], torch.Te
 
 
 def _sizes(sizes: torch.Tensor | Sequence[Sequence[int]], num_images: int, name: str) -> list[tuple[int, int]]:
-    tensor = torch.as_tensor(sizes)
+    try:
+        tensor = torch.as_tensor(sizes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise GridError(f"{name}: expected integers {[num_images, 2]}, got {error}") from error
     if list(tensor.shape) != [num_images, 2]:
         raise GridError(f"{name}: expected shape {[num_images, 2]}, got {list(tensor.shape)}")
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
