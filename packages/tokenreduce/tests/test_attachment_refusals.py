@@ -35,31 +35,12 @@ def test_a_model_without_its_head_is_refused(llama, pixels):
             call()
 
 
-@pytest.mark.parametrize("family_case", ["internvl"], indirect=True)
-def test_features_of_is_for_llava(family_case, pixels):
-    with pytest.raises(UnsupportedModelError, match="got InternVLForConditionalGeneration"):
-        features_of(family_case.model, pixels)
-    with pytest.raises(PlaceholderError, match="pixel_values: expected images"):
-        views_of(family_case.model, input_ids=pixels)
-
-
 def test_what_is_neither_policy_nor_reducer_is_refused(llama):
     with pytest.raises(PolicyError, match="expected a ReductionPolicy or a reducer, got float"):
         attach(llama, 0.5)
     with pytest.raises(PolicyError, match="max_visual_tokens: expected None or an integer"):
         attach(llama, ReductionPolicy(tau=0.1), max_visual_tokens=1.5)
     assert "forward" not in llama.__dict__
-
-
-@pytest.mark.parametrize("vision", ["default", "full"])
-@pytest.mark.parametrize("family_case", ["internvl"], indirect=True)
-def test_cls_left_in_is_refused_before_the_shuffle(family_case, vision):
-    family_case.model.config.vision_feature_select_strategy = vision
-    if vision == "full":
-        with pytest.raises(GridError, match="64 tokens of a 8 x 8 grid without CLS"):
-            attach(family_case.model, ReductionPolicy(tau=0.1))
-    else:
-        attach(family_case.model, ReductionPolicy(tau=0.1))
 
 
 def test_a_limit_below_the_largest_factors_is_refused(llama, pixels, prompt):
