@@ -40,5 +40,5 @@ def test_a_distribution_that_cannot_be_is_refused(change, message):
 
 
 def test_a_distribution_of_other_factors_is_refused():
-    with pytest.raises(PolicyError, match="calibration.shares: expected 2, one a factor, got 3"):
+    with pytest.raises(PolicyError, match=r"calibration\.shares: expected 2, one a factor, got 3"):
         ReductionPolicy(tau=0.5, factors=(1, 2), calibration=SEEN)
