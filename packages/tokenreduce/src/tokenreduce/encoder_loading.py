@@ -43,19 +43,23 @@ class ModelEncoder:
     model: Any
     processor: Any
 
-    @torch.no_grad()
     def encode(self, images: Sequence["Image.Image"]) -> list[list[VisualGrid]]:
         """Every image's views; the images go in one by one, so that the tiles of one are known to be its own."""
-        views = []
-        for image in images:
-            inputs = dict(self.processor([image], return_tensors="pt"))
-            try:
-                views.append(views_of(self.model, **inputs))
-            except TokenReduceError:
-                raise
-            except (ValueError, RuntimeError, KeyError) as error:
-                raise EncoderError(f"{type(self.model).__name__}: cannot take this image: {_line(error)}") from error
-        return views
+        return self.run(self.prepare(images))
+
+    def prepare(self, images: Sequence["Image.Image"]) -> Any:
+        """The images as the model's inputs, one call each."""
+        return [dict(self.processor([image], return_tensors="pt")) for image in images]
+
+    @torch.no_grad()
+    def run(self, inputs: Any) -> list[list[VisualGrid]]:
+        """What `encode` gives, from what `prepare` gave: the vision encoder's own work."""
+        try:
+            return [views_of(self.model, **call) for call in inputs]
+        except TokenReduceError:
+            raise
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise EncoderError(f"{type(self.model).__name__}: cannot take this image: {_line(error)}") from error
 
 
 def load_encoder(directory: Path, layer: int | None = None) -> Encoder:

@@ -100,10 +100,17 @@ class TowerEncoder:
         if not -num_states <= self.layer < num_states:
             raise EncoderError(f"layer: expected {-num_states} to {num_states - 1}, got {self.layer}")
 
-    @torch.no_grad()
     def encode(self, images: Sequence[Image.Image]) -> list[list[VisualGrid]]:
         """One view an image, CLS and padding dropped."""
-        inputs = self.processor(list(images), return_tensors="pt")
+        return self.run(self.prepare(images))
+
+    def prepare(self, images: Sequence[Image.Image]) -> Any:
+        """The images as the tower's inputs."""
+        return self.processor(list(images), return_tensors="pt")
+
+    @torch.no_grad()
+    def run(self, inputs: Any) -> list[list[VisualGrid]]:
+        """What `encode` gives, from what `prepare` gave: the tower's own work."""
         try:
             states = self.tower(**inputs, output_hidden_states=True).hidden_states[self.layer]
         except (ValueError, RuntimeError) as error:
@@ -112,7 +119,7 @@ class TowerEncoder:
             shapes = [tuple(shape) for shape in inputs["spatial_shapes"].tolist()]
         else:
             patch = self.tower.config.patch_size
-            shapes = [tuple(length // patch for length in inputs["pixel_values"].shape[-2:])] * len(images)
+            shapes = [tuple(length // patch for length in inputs["pixel_values"].shape[-2:])] * len(states)
             if states.shape[1] == math.prod(shapes[0]) + 1:
                 states = states[:, 1:]
         return [
