@@ -1,5 +1,6 @@
 """Images to features: patches, bare towers, whole models, and every refusal."""
 
+import importlib.util
 import json
 import shutil
 
@@ -18,7 +19,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tokenreduce import EncoderError, ImageError, features_of
+from tokenreduce import EncoderError, ExtraMissingError, ImageError, features_of
 from tokenreduce.encoding import encode_files, open_encoder
 from tokenreduce.images import open_image
 
@@ -197,3 +198,10 @@ def test_images_of_other_modes_become_rgb(tmp_path):
         Image.new(mode, (6, 4), color).save(path)
         image = open_image(path)
         assert (image.mode, image.size) == ("RGB", (6, 4))
+
+
+def test_without_pillow_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for use in (lambda: open_encoder("patches:4"), lambda: open_image(tmp_path / "missing.png")):
+        with pytest.raises(ExtraMissingError, match=r"vlmpress-tokenreduce\[images\]"):
+            use()

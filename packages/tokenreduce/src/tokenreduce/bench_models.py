@@ -10,7 +10,7 @@ from transformers import AutoProcessor, CLIPVisionConfig, CLIPVisionModel
 from tokenreduce.encoder_loading import load_model
 from tokenreduce.encoding import PatchEncoder, TowerEncoder, open_encoder
 from tokenreduce.errors import EncoderError, TokenReduceError
-from tokenreduce.images import open_image
+from tokenreduce.images import check_pillow, open_image
 from tokenreduce.reducing import VisualGrid
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -64,8 +64,10 @@ def load_prompts(directory: Path, paths: Sequence[Path], text: str) -> tuple[Any
 
     Raises:
         EncoderError: The directory holds no model with a processor, or the processor cannot take an image.
+        ExtraMissingError: Pillow is not installed.
         ImageError: A file is no whole image.
     """
+    check_pillow()
     model = load_model(directory)
     try:
         processor = AutoProcessor.from_pretrained(directory, local_files_only=True)

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageTextToText,
-    CLIPImageProcessorPil,
-    Siglip2ImageProcessorPil,
-    SiglipImageProcessorPil,
-)
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar
 
 from tokenreduce.encoding import DEFAULT_LAYER, Encoder, TowerEncoder
@@ -125,6 +118,8 @@ def _processor(directory: Path, tower_config: Any) -> Any:
 
 def _default_processor(config: Any) -> Any:
     """The processor a tower's kind has by default, at the tower's own size."""
+    from transformers import CLIPImageProcessorPil, Siglip2ImageProcessorPil, SiglipImageProcessorPil
+
     kind = config.model_type.removesuffix("_vision_model")
     if kind == "siglip2":
         return Siglip2ImageProcessorPil(patch_size=config.patch_size, max_num_patches=config.num_patches)
@@ -136,4 +131,4 @@ def _default_processor(config: Any) -> Any:
 
 def _line(error: Exception) -> str:
     """The first line of what can be a page."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(filter(None, str(error).splitlines()), type(error).__name__)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tokenreduce.errors import EncoderError
-from tokenreduce.images import open_image
+from tokenreduce.images import check_pillow, open_image
 from tokenreduce.reducing import VisualGrid
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def open_encoder(name: str, layer: int | None = None) -> Encoder:
         EncoderError: The name or the directory is none of these, or `layer` is out of range.
         ExtraMissingError: Pillow is not installed.
     """
+    check_pillow()
     if name.startswith(PATCHES):
         return _patch_encoder(name)
     from tokenreduce.encoder_loading import load_encoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,12 @@ MAX_PIXELS = 1 << 26
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 
 
+def check_pillow() -> None:
+    """Raises ExtraMissingError unless Pillow is installed."""
+    if importlib.util.find_spec("PIL") is None:
+        raise ExtraMissingError("images: need Pillow; pip install 'vlmpress-tokenreduce[images]'")
+
+
 def open_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The file's image, upright as its EXIF orientation says, 8-bit RGB; the first frame of an animation.
 
@@ -24,10 +31,9 @@ def open_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ExtraMissingError: Pillow is not installed.
         OSError: The file cannot be opened.
     """
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError as error:
-        raise ExtraMissingError("images: need Pillow; pip install 'vlmpress-tokenreduce[images]'") from error
+    check_pillow()
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     with path.open("rb") as file:
         try:
             image = Image.open(file, formats=FORMATS)
