@@ -3,6 +3,7 @@
 import typer
 
 import vlmpress.cli
+from tokenreduce.cli_bench import bench
 from tokenreduce.cli_calibrate import calibrate
 from tokenreduce.cli_plan import plan
 from tokenreduce.cli_plot import plot
@@ -11,7 +12,7 @@ from vlmpress.artifact import ArtifactError
 from vlmpress.data import DataError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fewer visual tokens where an image says little.")
-for _command in (plan, calibrate, plot):
+for _command in (plan, calibrate, bench, plot):
     app.command(_command.__name__)(_command)
 
 USER_ERRORS = (TokenReduceError, ArtifactError, DataError)

@@ -12,6 +12,7 @@ from tokenreduce.cli_options import (
     FeaturesOption,
     ImagesArgument,
     LayerOption,
+    ModeOption,
     NormalizeOption,
     parse_factors,
 )
@@ -19,10 +20,11 @@ from tokenreduce.cli_sources import read_views
 from tokenreduce.errors import PlotError
 from tokenreduce.images import open_image
 from tokenreduce.plotting import PAPER_TAUS, check_format, save_figure, sigma_figure
-from tokenreduce.policy import check_tau
+from tokenreduce.policy import check_mode, check_normalization, check_tau
 from tokenreduce.view_plans import view_sigmas
 
 _UNITS = {"none": "in the features' own unit", "image": "divided by each image's std"}
+_PAPERS = ("literal", "none")
 
 
 def plot(
@@ -32,18 +34,22 @@ def plot(
     encoder: EncoderOption = None,
     layer: LayerOption = None,
     tau: Annotated[
-        list[float] | None, typer.Option("--tau", help="A dashed line; may be repeated. The paper's by default.")
+        list[float] | None,
+        typer.Option("--tau", help="A dashed line; may be repeated. The paper's for its own sigma."),
     ] = None,
+    mode: ModeOption = "literal",
     factors: FactorsOption = "1,2,3",
     normalize: NormalizeOption = "none",
 ) -> None:
-    """Draw how literal sigma is distributed over images, and the simplest and the busiest of them (Figure 2).
+    """Draw how sigma is distributed over images, and the simplest and the busiest of them (the paper's Figure 2).
 
-    Nothing is normalised unless you ask for it: the paper's thresholds are in the features' own unit. Beside
-    --features, IMAGES are the files the features are of, in their order, and may be left out.
+    Literal and not normalised unless you ask for another: the paper's thresholds are in the features' own unit.
+    Beside --features, IMAGES are the files the features are of, in their order, and may be left out.
     """
     check_format(out)
-    taus = PAPER_TAUS if not tau else tuple(tau)
+    check_mode(mode)
+    check_normalization(normalize)
+    taus = tuple(tau or (PAPER_TAUS if (mode, normalize) == _PAPERS else ()))
     for value in taus:
         check_tau(value)
     chosen, paths = parse_factors(factors), images or []
@@ -53,8 +59,10 @@ def plot(
         named = list({name: (name, view) for name, view in reversed(named)}.values())[::-1]
     if paths and len(named) != len(paths):
         raise PlotError(f"IMAGES: expected {len(named)} files, one for each image of the features, got {len(paths)}")
-    sigmas = view_sigmas([view for _, view in named], chosen, "literal", normalize)
+    sigmas = np.asarray(view_sigmas([view for _, view in named], chosen, mode, normalize).tolist())
+    # Residual sigma(1) is 0 for every image.
+    first = 1 if mode == "residual" and len(chosen) > 1 else 0
     pictures = [open_image(path) for path in paths] if paths else None
-    values = np.asarray(sigmas.tolist())
-    save_figure(sigma_figure(values, chosen, taus=taus, images=pictures, unit=_UNITS[normalize]), out)
-    typer.echo(f"{out}: {len(values)} images")
+    label = f"{mode} sigma, {_UNITS[normalize]}"
+    save_figure(sigma_figure(sigmas[:, first:], chosen[first:], taus=taus, images=pictures, label=label), out)
+    typer.echo(f"{out}: {len(sigmas)} images")

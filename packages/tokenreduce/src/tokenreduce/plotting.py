@@ -1,4 +1,4 @@
-"""The paper's Figure 2: how literal sigma is distributed over images, and the images at both ends.
+"""The paper's Figure 2: how sigma is distributed over images, and the images at both ends.
 
 Source: LLaVA-Zip, Figure 2 and section 4.4. Needs the extra `plot`.
 """
@@ -36,17 +36,17 @@ def sigma_figure(
     *,
     taus: Sequence[float] = PAPER_TAUS,
     images: Sequence[Image.Image] | None = None,
-    unit: str = "units of the features",
+    label: str = "literal sigma",
 ) -> Figure:
     """Densities of sigma with a line at each tau; beside them the simplest and the busiest images.
 
     Args:
-        sigmas: Literal sigma of each of N images at each of F factors, [N, F].
+        sigmas: sigma of each of N images at each of F factors, [N, F].
         factors: The F factors.
         taus: Where dashed lines go.
-        images: The N images, or None for the densities alone. They are ranked by sigma of the middle factor;
-            at most ten stand at each end, and none at both.
-        unit: What sigma is measured in.
+        images: The N images, or None for the densities alone. They are ranked by sigma of the first factor
+            above 1; at most ten stand at each end, and none at both.
+        label: What sigma is, under the densities.
 
     Raises:
         PlotError: No image, or sigmas that are not [N, F].
@@ -60,20 +60,20 @@ def sigma_figure(
         raise PlotError(f"sigmas: expected a non-empty [N, {len(factors)}], got shape {list(sigmas.shape)}")
     if images is None or len(sigmas) < 2:
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-        _draw_densities(figure.add_subplot(), sigmas, factors, taus, unit)
+        _draw_densities(figure.add_subplot(), sigmas, factors, taus, label)
         return figure
-    middle = len(factors) // 2
-    order = np.argsort(sigmas[:, middle], kind="stable")
+    rank = next((index for index, factor in enumerate(factors) if factor > 1), 0)
+    order = np.argsort(sigmas[:, rank], kind="stable")
     num_shown = min(MAX_SHOWN, len(order) // 2)
     figure = Figure(figsize=(11.5, 3.4 if num_shown <= _MAX_ROW else 4.6), layout="constrained")
     parts: Any = figure.subfigures(1, 2, width_ratios=(1, 1.25))
     left, right = parts
-    _draw_densities(left.add_subplot(), sigmas, factors, taus, unit)
+    _draw_densities(left.add_subplot(), sigmas, factors, taus, label)
     halves = right.subfigures(2, 1)
     ends = (("simplest", order[:num_shown]), ("busiest", order[::-1][:num_shown]))
     for half, (name, chosen) in zip(halves, ends, strict=True):
-        values = [float(sigmas[index, middle]) for index in chosen]
-        half.suptitle(f"The {num_shown} {name}, sigma({factors[middle]}) below each", fontsize=9)
+        values = [float(sigmas[index, rank]) for index in chosen]
+        half.suptitle(f"The {num_shown} {name}, sigma({factors[rank]}) below each", fontsize=9)
         _draw_thumbnails(half, [images[index] for index in chosen], values)
     return figure
 
@@ -123,12 +123,12 @@ def density(values: np.ndarray[Any, Any], places: np.ndarray[Any, Any]) -> np.nd
 
 
 def _draw_densities(
-    axes: Any, sigmas: np.ndarray[Any, Any], factors: Sequence[int], taus: Sequence[float], unit: str
+    axes: Any, sigmas: np.ndarray[Any, Any], factors: Sequence[int], taus: Sequence[float], label: str
 ) -> None:
     right = 1.15 * max(float(sigmas.max()), *taus, 1e-6)
     places = np.linspace(0, right, 600)
     for index, factor in enumerate(factors):
-        color, column = _COLORS[index % len(_COLORS)], sigmas[:, index]
+        color, column = _COLORS[(factor - 1) % len(_COLORS)], sigmas[:, index]
         heights = density(column, places)
         axes.fill_between(places, heights, color=color, alpha=0.22, linewidth=0)
         axes.plot(places, heights, color=color, linewidth=1.6, label=f"sigma({factor})")
@@ -136,11 +136,11 @@ def _draw_densities(
         rows = np.full(len(column), 0.015 + 0.024 * index)
         axes.plot(column, rows, "|", color=color, markersize=5, transform=axes.get_xaxis_transform())
     for index, tau in enumerate(sorted(taus)):
-        label = "_" if index else "tau " + ", ".join(f"{each:g}" for each in sorted(taus))
-        axes.axvline(tau, color="black", linestyle="--", linewidth=0.9, label=label)
+        named = "_" if index else "tau " + ", ".join(f"{each:g}" for each in sorted(taus))
+        axes.axvline(tau, color="black", linestyle="--", linewidth=0.9, label=named)
     axes.set_xlim(0, right)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(f"literal sigma, {unit}")
+    axes.set_xlabel(label)
     axes.set_ylabel("density")
     axes.set_title(f"{len(sigmas)} images", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
