@@ -1,5 +1,6 @@
 """Measured cells in a JSON file: written as soon as they are known, measured once."""
 
+import fcntl
 import json
 import os
 import time
@@ -16,7 +17,7 @@ class Cells:
     """Results by key; a key is tokenreduce's version, a section, and the configuration as name=value.
 
     Args:
-        path: The file; read when it is there.
+        path: The file; read when it is there. Several processes may share it, each with cells of its own.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,6 +46,13 @@ class Cells:
                 yield fields, value
 
     def _write(self) -> None:
+        with self._path.with_name(f".{self._path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self._path.exists():
+                self._values = json.loads(self._path.read_text(encoding="utf-8")) | self._values
+            self._replace()
+
+    def _replace(self) -> None:
         lines = [
             f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in self._values.items()
         ]

@@ -166,7 +166,9 @@ def _ask(rng: Generator, things: list[tuple[int, int]]) -> list[Question]:
         for s in range(len(shapes))
         if (c, s) not in things and (c, s) not in both and any(c == a or s == b for a, b in things)
     ]
-    absent = [both[index] for index in rng.permutation(len(both))] + [half[index] for index in rng.permutation(len(half))]
+    absent = [both[index] for index in rng.permutation(len(both))] + [
+        half[index] for index in rng.permutation(len(half))
+    ]
     asked = [(pair, "yes") for pair in present] + [(pair, "no") for pair in absent[: len(present)]]
     questions = [
         Question(kind="presence", words=("any", colours[c], shapes[s], "?"), answer=answer) for (c, s), answer in asked

@@ -45,8 +45,11 @@ def build_model(seed: int) -> LlavaForConditionalGeneration:
         vision_feature_select_strategy="default",
     )
     model = LlavaForConditionalGeneration(config)
-    for part, std in ((model.model.vision_tower, _VISION_STD), (model.model.multi_modal_projector, _TEXT_STD),
-                      (model.model.language_model, _TEXT_STD)):
+    for part, std in (
+        (model.model.vision_tower, _VISION_STD),
+        (model.model.multi_modal_projector, _TEXT_STD),
+        (model.model.language_model, _TEXT_STD),
+    ):
         for parameter in part.parameters():
             if parameter.ndim >= 2:
                 nn.init.normal_(parameter, std=std)
