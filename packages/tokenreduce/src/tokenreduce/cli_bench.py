@@ -39,7 +39,9 @@ def bench(
         Path | None,
         typer.Option("--policy", metavar="PATH", help="DFMR's with --model; by default half of the tokens are kept."),
     ] = None,
-    prompt: Annotated[str, typer.Option("--prompt", help="The text beside each image, with --model.")] = "",
+    prompt: Annotated[
+        str, typer.Option("--prompt", help="The text beside each image, with --model.")
+    ] = "Describe the image.",
     factors: FactorsOption = "1,2,3",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time, with --preset.")] = 1,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs, of which the median counts.")] = 5,

@@ -16,6 +16,7 @@ from tokenreduce.errors import EncoderError, TokenReduceError
 from tokenreduce.families.registry import FAMILIES
 from tokenreduce.reducing import VisualGrid
 from tokenreduce.vision import views_of
+from vlmpress.artifact import import_model_code, quantized_loader
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,9 +72,10 @@ def load_encoder(directory: Path, layer: int | None = None) -> Encoder:
 
 
 def load_model(directory: Path) -> Any:
-    """The vision-language model of a directory, in eval mode.
+    """The vision-language model of a directory, in eval mode; code its config names is found by entry point.
 
     Raises:
+        ArtifactError: No installed distribution offers what the directory's config names.
         EncoderError: The directory holds no model that a policy can be attached to, or not all of its weights.
     """
     model_type = str(_config(directory).get("model_type", ""))
@@ -81,7 +83,9 @@ def load_model(directory: Path) -> Any:
         known = ", ".join((*TOWERS, *sorted(FAMILIES)))
         raise EncoderError(f"{directory}: expected a model of type {known}, got {model_type[:80]!r}")
     disable_progress_bar()
-    return _load(AutoModelForImageTextToText, directory)
+    import_model_code(directory)
+    load_quantized = quantized_loader(directory)
+    return _load(AutoModelForImageTextToText, directory) if load_quantized is None else load_quantized().eval()
 
 
 def _config(directory: Path) -> dict[str, Any]:
