@@ -13,6 +13,6 @@ def part_means(x_PD: torch.Tensor, part_P: torch.Tensor, num_parts: int) -> torc
     """
     wide = torch.promote_types(x_PD.dtype, torch.float32)
     member_NP = part_P == torch.arange(num_parts, device=part_P.device)[:, None]  # noqa: N806
-    weight_NP = member_NP / member_NP.sum(dim=1, keepdim=True)  # noqa: N806
-    # A product and no scattered sums: those come in any order on a GPU, and differ from run to run.
-    return weight_NP.to(wide) @ x_PD.to(wide)
+    # Sums, then one division: means of equal rows are exact. A product and no scattered sums: those come in any
+    # order on a GPU, and differ from run to run.
+    return (member_NP.to(wide) @ x_PD.to(wide)) / member_NP.sum(dim=1, keepdim=True)
