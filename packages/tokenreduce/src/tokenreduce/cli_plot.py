@@ -54,7 +54,7 @@ def plot(
         check_tau(value)
     chosen, paths = parse_factors(factors), images or []
     named = list(read_views(features, encoder, layer, paths))
-    # Of an image cut into tiles, only the first view: the whole image in every model that has both.
+    # One sigma an image: of one cut into tiles that of the first view, AnyRes's view of the whole image.
     if encoder is not None:
         named = list({name: (name, view) for name, view in reversed(named)}.values())[::-1]
     if paths and len(named) != len(paths):
