@@ -24,34 +24,63 @@ from tokenreduce.errors import (
 from tokenreduce.grids import unpack_naflex, unpad
 from tokenreduce.planning import ImagePlan, plan
 from tokenreduce.policy import CalibrationDistribution, ReductionPolicy
+from tokenreduce.reducers.attention_selection import AttentionSelection
+from tokenreduce.reducers.catalogue import build_reducer
+from tokenreduce.reducers.counted import CountedReducer, CountsOf
+from tokenreduce.reducers.dfmr import DfmrReducer
+from tokenreduce.reducers.fixed_pooling import FixedPooling
+from tokenreduce.reducers.image_downsampling import ImageDownsampling
+from tokenreduce.reducers.random_drop import RandomDrop
+from tokenreduce.reducers.random_pooling import RandomPooling
+from tokenreduce.reducers.token_merging import TokenMerging
 from tokenreduce.running_calibration import CalibrationSettings, RunningCalibration
 from tokenreduce.sigma import sigma_per_factor, sigmas_of_grids
+from tokenreduce.training.augmentation import AtEveryFactor, ImageFactorCollator
+from tokenreduce.training.callback import ReductionCallback
+from tokenreduce.training.schedules import ConstantSchedule, LearningRateSchedule, PiecewiseSchedule, ReductionSchedule
 from tokenreduce.vision import features_of, views_of
 
 __all__ = [
+    "AtEveryFactor",
     "AttachmentError",
+    "AttentionSelection",
     "BudgetError",
     "CalibrationDistribution",
     "CalibrationError",
     "CalibrationSettings",
+    "ConstantSchedule",
+    "CountedReducer",
+    "CountsOf",
+    "DfmrReducer",
     "EncoderError",
     "ExtraMissingError",
     "FeatureError",
+    "FixedPooling",
     "GridError",
+    "ImageDownsampling",
     "ImageError",
+    "ImageFactorCollator",
     "ImagePlan",
+    "LearningRateSchedule",
+    "PiecewiseSchedule",
     "PlaceholderError",
     "PlotError",
     "PolicyError",
+    "RandomDrop",
+    "RandomPooling",
     "Reduction",
+    "ReductionCallback",
     "ReductionHandle",
     "ReductionPolicy",
+    "ReductionSchedule",
     "RunningCalibration",
+    "TokenMerging",
     "TokenReduceError",
     "UnsupportedModelError",
     "WireError",
     "allocate",
     "attach",
+    "build_reducer",
     "calibrate",
     "calibrate_shares",
     "calibrate_sigmas",
