@@ -68,6 +68,9 @@ def test_plan_by_a_saved_policy(run, path, features, tmp_path):
         reduction = dfmr(features, 0.45, (1, 2), "literal", "none")
         assert [image["tokens"] for image in answer["images"]] == reduction.num_tokens
         assert list(answer["images"][0]["sigma"]) == ["1", "2"]
+    code, out, err = run("plan", "--features", path, "--policy", tmp_path, "--mode", "literal")
+    assert (code, out) == (2, "")
+    assert "--mode" in err
 
 
 @pytest.mark.parametrize("limit", [54, 55, 150, 300, 10**30])

@@ -17,7 +17,6 @@ from tokenreduce import (
     plan_budget,
 )
 from tokenreduce.reducing import VisualGrid
-from tokenreduce.view_plans import plan_views, plan_views_within
 
 
 def views(num_row_tokens=0):
@@ -48,21 +47,21 @@ def test_row_tokens_count():
     running = RunningCalibration(CalibrationSettings(mean_tokens=20.0))
     running.add(given)
     policy = running.policy()
-    plans = plan_views(given, policy)
+    plans, _ = plan(given, policy)
     assert policy.calibration.mean_tokens == sum(image.num_tokens for image in plans) / 9
     for view, image in zip(given, plans, strict=True):
         height, width = (-(-side // image.factor) for side in view.features.shape[:2])
         assert image.num_tokens == height * (width + 2)
-    within = plan_views_within(given, 120, (1, 2, 3), "image")
+    within = plan_budget(given, 120)
     assert sum(image.num_tokens for image in within) <= 120
 
 
-def test_without_row_tokens_plans_are_the_librarys():
+def test_views_without_row_tokens_are_planned_as_their_grids():
     given = views()
     grids = [view.features for view in given]
     policy = ReductionPolicy(tau=0.5)
-    assert plan_views(given, policy) == plan(grids, policy)[0]
-    assert plan_views_within(given, 90, (1, 2), "none") == plan_budget(grids, 90, (1, 2), "none")
+    assert plan(given, policy) == plan(grids, policy)
+    assert plan_budget(given, 90, (1, 2), "none") == plan_budget(grids, 90, (1, 2), "none")
 
 
 def test_nothing_to_calibrate_on():

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenreduce.dfmr import num_tokens
 from tokenreduce.errors import BudgetError
-from tokenreduce.planning import ImagePlan
+from tokenreduce.planning import ImagePlan, make_plans, view_sigmas
 from tokenreduce.policy import DEFAULT_FACTORS
-from tokenreduce.sigma import sigmas_of_grids
+from tokenreduce.reducing import Features, as_views
 
 # Views times steps of tokens, one byte each while a choice is traced back: 256 MiB.
 MAX_CELLS = 1 << 28
@@ -50,12 +49,12 @@ def allocate(sigmas: Any, tokens: Any, limit: int) -> list[int]:
 
 
 def plan_budget(
-    features: torch.Tensor | Sequence[torch.Tensor],
+    features: Features,
     limit: int,
     factors: Sequence[int] = DEFAULT_FACTORS,
     normalize: str = "image",
 ) -> list[ImagePlan]:
-    """Plans for views [B, H, W, D] or one [H, W, D] each whose tokens stay within `limit`; sigma is residual.
+    """Plans for images [B, H, W, D], grids [H, W, D] or views that stay within `limit` tokens; sigma is residual.
 
     No tau takes part: with a generous limit every view keeps all its tokens (unless sigma is exactly 0).
 
@@ -64,13 +63,10 @@ def plan_budget(
         FeatureError: The features are not finite, not floating or have an empty side.
         PolicyError: factors or normalize is out of range.
     """
-    sigmas = sigmas_of_grids(features, factors, "residual", normalize).tolist()
-    tokens = [[num_tokens(grid.shape[0], grid.shape[1], factor) for factor in factors] for grid in features]
-    chosen = allocate(sigmas, tokens, limit)
-    return [
-        ImagePlan(factor=factors[index], num_tokens=counts[index], sigmas=tuple(row))
-        for index, counts, row in zip(chosen, tokens, sigmas, strict=True)
-    ]
+    sigmas = view_sigmas(features, factors, "residual", normalize)
+    views = as_views(features)
+    tokens = [[view.num_tokens(factor) for factor in factors] for view in views]
+    return make_plans(views, factors, allocate(sigmas, tokens, limit), sigmas)
 
 
 def _cheapest(losses: NDArray[np.float64], weights: NDArray[np.int64], capacity: int) -> list[int]:

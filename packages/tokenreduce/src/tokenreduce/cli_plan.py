@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tokenreduce.budget import plan_budget
 from tokenreduce.cli_options import (
     EncoderOption,
     FactorsOption,
@@ -19,13 +20,14 @@ from tokenreduce.cli_options import (
 )
 from tokenreduce.cli_sources import read_views
 from tokenreduce.planning import ImagePlan
+from tokenreduce.planning import plan as plan_by_policy
 from tokenreduce.policy import ReductionPolicy
-from tokenreduce.view_plans import plan_views, plan_views_within
 from tokenreduce.wire import read_policy
 from vlmpress.cli import UserError
 
 
 def plan(
+    context: typer.Context,
     images: ImagesArgument = None,
     features: FeaturesOption = None,
     encoder: EncoderOption = None,
@@ -48,6 +50,7 @@ def plan(
         raise UserError("expected one of --tau, --policy and --max-tokens")
     chosen = parse_factors(factors)
     if policy is not None:
+        _refuse_beside_policy(context)
         rule = read_policy(policy)
     else:
         # Beside a limit tau only stands in: the limit decides.
@@ -57,10 +60,17 @@ def plan(
     named = list(read_views(features, encoder, layer, images or []))
     views = [view for _, view in named]
     if max_tokens is None:
-        plans = plan_views(views, rule)
+        plans, _ = plan_by_policy(views, rule)
     else:
-        plans = plan_views_within(views, max_tokens, rule.factors, rule.normalization)
+        plans = plan_budget(views, max_tokens, rule.factors, rule.normalization)
     _show([name for name, _ in named], plans, rule.factors, as_json)
+
+
+def _refuse_beside_policy(context: typer.Context) -> None:
+    for name in ("mode", "factors", "normalize"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise UserError(f"--{name}: expected none beside --policy, which says it")
 
 
 def _show(names: list[str | None], plans: list[ImagePlan], factors: tuple[int, ...], as_json: bool) -> None:

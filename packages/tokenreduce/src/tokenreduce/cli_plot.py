@@ -19,9 +19,9 @@ from tokenreduce.cli_options import (
 from tokenreduce.cli_sources import read_views
 from tokenreduce.errors import PlotError
 from tokenreduce.images import open_image
+from tokenreduce.planning import view_sigmas
 from tokenreduce.plotting import PAPER_TAUS, check_format, save_figure, sigma_figure
 from tokenreduce.policy import check_mode, check_normalization, check_tau
-from tokenreduce.view_plans import view_sigmas
 
 _UNITS = {"none": "in the features' own unit", "image": "divided by each image's std"}
 _PAPERS = ("literal", "none")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from tokenreduce.dfmr import num_tokens
 from tokenreduce.errors import FeatureError
 from tokenreduce.policy import ReductionPolicy
+from tokenreduce.reducing import Features, VisualGrid, as_views
 from tokenreduce.sigma import choose_indices, sigmas_of_grids
 
 
@@ -26,19 +26,32 @@ class ImagePlan:
     sigmas: tuple[float, ...]
 
 
-def plan(features: torch.Tensor | Sequence[torch.Tensor], policy: ReductionPolicy) -> tuple[list[ImagePlan], float]:
-    """One plan for each image of [B, H, W, D], or of grids [H, W, D] of any sizes, and the mean token count.
+def plan(features: Features, policy: ReductionPolicy) -> tuple[list[ImagePlan], float]:
+    """One plan for each image of [B, H, W, D], each grid [H, W, D] or each view, and the mean token count.
 
     Raises:
         FeatureError: There is no image, or the features are not finite, not floating or have an empty side.
     """
     if len(features) == 0:
         raise FeatureError("features: expected at least one image, got none")
-    sigmas = sigmas_of_grids(features, policy.factors, policy.mode, policy.normalization)
-    images = []
+    sigmas = view_sigmas(features, policy.factors, policy.mode, policy.normalization)
     chosen = choose_indices(sigmas, policy.tau, policy.mode).tolist()
-    for grid, index, row in zip(features, chosen, sigmas.tolist(), strict=True):
-        factor = policy.factors[index]
-        tokens = num_tokens(grid.shape[0], grid.shape[1], factor)
-        images.append(ImagePlan(factor=factor, num_tokens=tokens, sigmas=tuple(row)))
+    images = make_plans(as_views(features), policy.factors, chosen, sigmas)
     return images, sum(image.num_tokens for image in images) / len(images)
+
+
+def view_sigmas(features: Features, factors: Sequence[int], mode: str, normalization: str) -> torch.Tensor:
+    """Sigma of every factor, float32 [N, F]; errors as in `tokenreduce.sigma.sigmas_of_grids`."""
+    if isinstance(features, torch.Tensor):
+        return sigmas_of_grids(features, factors, mode, normalization)
+    return sigmas_of_grids([view.features for view in as_views(features)], factors, mode, normalization)
+
+
+def make_plans(
+    views: Sequence[VisualGrid], factors: Sequence[int], chosen: Sequence[int], sigmas: torch.Tensor
+) -> list[ImagePlan]:
+    """The plans that the indices of the chosen factors stand for."""
+    return [
+        ImagePlan(factor=factors[index], num_tokens=view.num_tokens(factors[index]), sigmas=tuple(row))
+        for view, index, row in zip(views, chosen, sigmas.tolist(), strict=True)
+    ]

@@ -32,6 +32,15 @@ class VisualGrid:
         return -(-height // factor) * (-(-width // factor) + self.num_row_tokens)
 
 
+Features = Tensor | Sequence[Tensor] | Sequence[VisualGrid]
+"""A batch [B, H, W, D], or grids [H, W, D] of any sizes, or views."""
+
+
+def as_views(features: Features) -> list[VisualGrid]:
+    """One view for each image of a batch, each grid, each view."""
+    return [grid if isinstance(grid, VisualGrid) else VisualGrid(features=grid) for grid in features]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ReducedGrid:
     """What is left of one view.

@@ -8,9 +8,9 @@ import torch
 
 from tokenreduce.calibration import calibrate_sigmas
 from tokenreduce.errors import CalibrationError
+from tokenreduce.planning import view_sigmas
 from tokenreduce.policy import DEFAULT_FACTORS, ReductionPolicy, check_factors, check_mode, check_normalization
 from tokenreduce.reducing import VisualGrid
-from tokenreduce.view_plans import view_sigmas
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
