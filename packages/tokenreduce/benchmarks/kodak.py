@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from tokenreduce import encode_files, open_encoder, sigmas_of_grids
-from tokenreduce.encoding import Encoder
-from tokenreduce.images import open_image
+from tokenreduce.encoders.encoder import Encoder
+from tokenreduce.encoders.images import open_image
 
 MEASURES = ("jpeg_bpp", "grad_mean", "grad_entropy", "flat_frac")
 STATISTICS = (("residual", "image"), ("residual", "none"), ("literal", "image"), ("literal", "none"))

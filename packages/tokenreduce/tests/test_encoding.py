@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from tokenreduce import EncoderError, ExtraMissingError, ImageError, features_of
-from tokenreduce.encoding import encode_files, open_encoder
-from tokenreduce.images import open_image
+from tokenreduce.encoders.images import open_image
+from tokenreduce.encoders.opening import encode_files, open_encoder
 
 Image = pytest.importorskip("PIL.Image")
 

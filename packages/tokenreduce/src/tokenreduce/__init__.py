@@ -4,7 +4,7 @@ from tokenreduce.attachment import ReductionHandle, attach, detach
 from tokenreduce.budget import allocate, plan_budget
 from tokenreduce.calibration import calibrate, calibrate_shares, calibrate_sigmas, calibrate_tau
 from tokenreduce.dfmr import Reduction, dfmr, num_tokens, pool_grids
-from tokenreduce.encoding import encode_files, open_encoder
+from tokenreduce.encoders.opening import encode_files, open_encoder
 from tokenreduce.errors import (
     AttachmentError,
     BudgetError,

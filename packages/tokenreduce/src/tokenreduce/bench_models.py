@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from transformers import AutoProcessor, CLIPVisionConfig, CLIPVisionModel
 
-from tokenreduce.encoder_loading import load_model
-from tokenreduce.encoding import PatchEncoder, TowerEncoder, open_encoder
+from tokenreduce.encoders.images import check_pillow, open_image
+from tokenreduce.encoders.loading import load_model
+from tokenreduce.encoders.opening import open_encoder
+from tokenreduce.encoders.patches import PatchEncoder
+from tokenreduce.encoders.towers import TowerEncoder
 from tokenreduce.errors import EncoderError, TokenReduceError
-from tokenreduce.images import check_pillow, open_image
 from tokenreduce.reducing import VisualGrid
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -51,7 +53,7 @@ def preset_work(name: str, batch_size: int) -> Callable[[], list[VisualGrid]]:
 
 
 def encoder_work(name: str, paths: Sequence[Path]) -> Callable[[], list[VisualGrid]]:
-    """Encodes the files' images all together, already decoded and resized; errors as in `tokenreduce.encoding`."""
+    """Encodes all images together, already decoded and resized; errors as in `tokenreduce.encoders.opening`."""
     encoder: Any = open_encoder(name)
     if isinstance(encoder, PatchEncoder):
         raise EncoderError(f"--encoder: expected the directory of a model, got {name!r}, which costs nothing")

@@ -17,8 +17,8 @@ from tokenreduce.cli_options import (
     parse_factors,
 )
 from tokenreduce.cli_sources import read_views
+from tokenreduce.encoders.images import open_image
 from tokenreduce.errors import PlotError
-from tokenreduce.images import open_image
 from tokenreduce.planning import view_sigmas
 from tokenreduce.plotting import PAPER_TAUS, check_format, save_figure, sigma_figure
 from tokenreduce.policy import check_mode, check_normalization, check_tau

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tokenreduce.encoding import encode_files, open_encoder
+from tokenreduce.encoders.opening import encode_files, open_encoder
 from tokenreduce.errors import FeatureError
 from tokenreduce.reducing import VisualGrid
 from vlmpress.cli import UserError, progress
@@ -21,7 +21,7 @@ def read_views(
     Raises:
         UserError: Not exactly one source, or an option that the other source has.
         FeatureError: The file holds no features.
-        ImageError, EncoderError: As in `tokenreduce.encoding`.
+        ImageError, EncoderError: As in `tokenreduce.encoders.opening`.
     """
     if (features is None) == (encoder is None):
         raise UserError("expected either --features FILE or --encoder DIR IMAGES...")

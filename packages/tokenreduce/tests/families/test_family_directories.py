@@ -16,7 +16,7 @@ from transformers import (
 import vlmpress.cli
 from tokenreduce import encode_files, open_encoder, views_of
 from tokenreduce.cli import USER_ERRORS, app
-from tokenreduce.images import open_image
+from tokenreduce.encoders.images import open_image
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar
 
-from tokenreduce.encoding import DEFAULT_LAYER, Encoder, TowerEncoder
+from tokenreduce.encoders.encoder import Encoder
+from tokenreduce.encoders.towers import DEFAULT_LAYER, TowerEncoder
 from tokenreduce.errors import EncoderError, TokenReduceError
 from tokenreduce.families.registry import FAMILIES
 from tokenreduce.reducing import VisualGrid
@@ -57,7 +58,7 @@ class ModelEncoder:
 
 
 def load_encoder(directory: Path, layer: int | None = None) -> Encoder:
-    """The encoder of a directory; see `tokenreduce.encoding.open_encoder`, errors as there."""
+    """The encoder of a directory; see `tokenreduce.encoders.opening.open_encoder`, errors as there."""
     config = _config(directory)
     disable_progress_bar()
     if config.get("model_type") in TOWERS:
