@@ -26,14 +26,14 @@ def main() -> None:
         print(all_tables(cells))
         return
     from vlm.data import question_prior
-    from vlm.experiment import measure_seed
+    from vlm.experiment import Experiment
     from vlm.subject import Subject, make_splits
 
     splits = make_splits()
-    cells.measure("prior", lambda: question_prior(splits["train"], splits["test"]))
+    cells.measure("prior", question_prior, splits["train"], splits["test"])
     for seed in arguments.seed:
         subject = Subject(seed=seed, folder=arguments.work, tower_steps=arguments.tower_steps)
-        measure_seed(cells, splits, subject, arguments.steps)
+        Experiment(cells, splits, subject, arguments.steps).measure()
 
 
 def _arguments() -> argparse.Namespace:

@@ -24,16 +24,23 @@ class Cells:
         self._path = path
         self._values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
-    def measure(self, section: str, make: Callable[[], dict[str, Any]], **fields: object) -> dict[str, Any]:
-        """The cell's value: from the file, or made, timed and written."""
-        key = " ".join([VERSION, section, *(f"{name}={value}" for name, value in fields.items())])
-        if key not in self._values:
-            begin = time.perf_counter()
-            value = make()
-            self._values[key] = _rounded({**value, "seconds": round(time.perf_counter() - begin, 1)})
-            self._write()
-            print(f"{key}: {json.dumps(self._values[key])[:200]}", flush=True)
-        return self._values[key]
+    def measure(self, section: str, make: Callable[..., dict[str, Any]], *args: object, **fields: object) -> None:
+        """Makes, times and writes the cell's value where the file lacks it."""
+        if self._key(section, fields) not in self._values:
+            self.record(section, make, *args, **fields)
+
+    def record(self, section: str, make: Callable[..., dict[str, Any]], *args: object, **fields: object) -> None:
+        """Makes, times and writes the cell's value."""
+        key = self._key(section, fields)
+        begin = time.perf_counter()
+        value = make(*args)
+        self._values[key] = _rounded({**value, "seconds": round(time.perf_counter() - begin, 1)})
+        self._write()
+        print(f"{key}: {json.dumps(self._values[key])[:200]}", flush=True)
+
+    @staticmethod
+    def _key(section: str, fields: dict[str, object]) -> str:
+        return " ".join([VERSION, section, *(f"{name}={value}" for name, value in fields.items())])
 
     def of(self, section: str, **wanted: object) -> Iterator[tuple[Fields, dict[str, Any]]]:
         """(configuration, value) of this version's cells of a section, those that have these values."""

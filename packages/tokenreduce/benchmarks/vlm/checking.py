@@ -2,20 +2,19 @@
 
 import torch
 from transformers import LlavaForConditionalGeneration
-
-from tokenreduce import ReductionPolicy, attach, detach, dfmr
 from vlm.model import BOS, IMAGE, as_pixel_values
 from vlm.subject import TOKENS, Images
 from vlm.training import answer_logits
+
+from tokenreduce import ReductionPolicy, attach, detach, dfmr
 
 _NUM_IMAGES = 12
 _TAU = 0.3
 
 
 @torch.no_grad()
-def attached_difference(model: LlavaForConditionalGeneration, images: dict[str, Images]) -> dict[str, object]:
+def attached_difference(model: LlavaForConditionalGeneration, test: Images) -> dict[str, object]:
     """Largest difference of answer logits over some test images of different factors, packed and one by one."""
-    test = images["test"]
     words = test.questions.words[:_NUM_IMAGES]
     sigmas = dfmr(test.features[:_NUM_IMAGES], _TAU).sigmas
     # A threshold in the middle: images of different factors in one batch.

@@ -8,46 +8,23 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from vlm.subject import FACTORS, TOKENS
 
-from tokenreduce.sigma import choose_indices, sigma_per_factor
-from vlm.data import GRID, PATCH
-from vlm.subject import FACTORS, TOKENS, Images
+from tokenreduce.sigma import choose_indices
 
 NUM_CALIBRATION = 2000
 COSTS = torch.tensor([float(TOKENS[factor]) for factor in FACTORS])
 Chooser = Callable[[Tensor], Tensor]
 
 
-def statistics(images: Images, channel_std: Tensor) -> dict[str, Tensor]:
-    """Name -> losses [N, F]; channel_std [D] of calibration images whitens one of them."""
-    features = images.features
-    pixels = _patches(images)
-    return {
-        "residual": sigma_per_factor(features, FACTORS),
-        "not normalised": sigma_per_factor(features, FACTORS, normalize="none"),
-        "whitened": sigma_per_factor(features / channel_std, FACTORS, normalize="none"),
-        "raw patches": sigma_per_factor(pixels, FACTORS),
-        "raw patches, not normalised": sigma_per_factor(pixels, FACTORS, normalize="none"),
-        "largest window": _per_window(features, lambda std: std.amax(dim=(1, 2))),
-        "mean square": _per_window(features, lambda std: std.square().mean(dim=(1, 2))),
-        "attended windows": _attended(images),
-        "literal": sigma_per_factor(features, FACTORS, mode="literal"),
-    }
-
-
 def calibrated(losses: Tensor, mean_tokens: float, rule: str) -> Chooser:
     """The rule whose mean tokens over these losses [N, F] are nearest to the wanted mean; losses -> index [N].
 
     "threshold": the largest factor with loss <= tau (DFMR). "literal": its printed rule. "trade": the factor with
-    the least loss + price * tokens, so that a large saving may cost more than a small one.
+    the least loss + price * tokens, so that a large saving may cost more than a small one. "factors 1, 2": DFMR
+    without the largest factor.
     """
-    low, high = (-30.0, 10.0) if rule == "trade" else (-20.0, 8.0)
-    for _ in range(60):
-        middle = (low + high) / 2
-        if float(COSTS[_choose(losses, 2.0**middle, rule)].mean()) > mean_tokens:
-            low = middle
-        else:
-            high = middle
+    low, high = _bracket(losses, mean_tokens, rule)
     near = min((low, high), key=lambda x: abs(float(COSTS[_choose(losses, 2.0**x, rule)].mean()) - mean_tokens))
     return lambda others: _choose(others, 2.0**near, rule)
 
@@ -58,32 +35,68 @@ def shares_of(indices: Tensor) -> list[float]:
 
 def blind_shares(scores: list[float], mean_tokens: float) -> list[float]:
     """The shares of the factors with this mean whose expected score, scores by factor, is best."""
-    best = max(
+    return max(
         _two_factor_shares(mean_tokens), key=lambda shares: sum(a * b for a, b in zip(shares, scores, strict=True))
     )
-    return best
+
+
+def two_thresholds(losses: Tensor, mean_tokens: float, dear_share: float) -> Chooser:
+    """A threshold for each factor: the dearest share keep all tokens, and the rest share what is left of the mean.
+
+    Factor 1 where the loss of factor 2 is among the largest, factor 3 where its own loss is among the smallest of
+    the others; so the shares are what is wanted, where one tau fixes them by how the two losses hang together.
+    """
+    first, second, third = COSTS.tolist()
+    cheap_share = ((first - second) * dear_share - (mean_tokens - second)) / (second - third)
+    keep = float(losses[:, 1].double().quantile(1 - dear_share))
+    others = losses[losses[:, 1] <= keep, 2].double()
+    most = float(others.quantile(min(1.0, cheap_share / (1 - dear_share)))) if cheap_share > 0 else -1.0
+
+    def choose(values: Tensor) -> Tensor:
+        indices = torch.where(values[:, 2].double() <= most, 2, 1)
+        return torch.where(values[:, 1].double() > keep, 0, indices)
+
+    return choose
+
+
+def dear_shares(mean_tokens: float) -> list[float]:
+    """Shares at factor 1 that leave shares of the other two between 0 and 1."""
+    first, second, third = COSTS.tolist()
+    least, most = max(0.0, (mean_tokens - second) / (first - second)), (mean_tokens - third) / (first - third)
+    return [least + (most - least) * step / 12 for step in range(12)]
 
 
 def oracle(right: Tensor, mean_tokens: float) -> Tensor:
     """The factors [N] with the most right answers inside the mean; right answers [N, F].
 
-    Exact but for the last image: prices of tokens are searched, as in `calibrated`, on the answers themselves.
+    Exact but for the last image: prices of tokens are searched, as in `calibrated`, on the answers themselves, and what
+    the dearer price leaves unspent goes to images in their order that gain at the cheaper one.
     """
     losses = right.amax(dim=1, keepdim=True) - right
-    # Equal answers: the cheaper factor. Without this, ties at price 0 take the dearest.
-    low, high = -40.0, 6.0
+    low, high = _bracket(losses, mean_tokens, "trade")
+    rich, indices = (_choose(losses, 2.0**value, "trade") for value in (low, high))
+    more = COSTS[rich] - COSTS[indices]
+    affordable = more.cumsum(0) <= mean_tokens * len(losses) - COSTS[indices].sum()
+    return torch.where(affordable, rich, indices)
+
+
+def _bracket(losses: Tensor, mean_tokens: float, rule: str) -> tuple[float, float]:
+    """Neighbouring exponents of 2: above the mean, and not above it."""
+    low, high = -40.0, 10.0
     for _ in range(60):
         middle = (low + high) / 2
-        if float(COSTS[_choose(losses, 2.0**middle, "trade")].mean()) > mean_tokens:
+        if float(COSTS[_choose(losses, 2.0**middle, rule)].mean()) > mean_tokens:
             low = middle
         else:
             high = middle
-    return _choose(losses, 2.0**high, "trade")
+    return low, high
 
 
 def _choose(losses: Tensor, value: float, rule: str) -> Tensor:
     if rule == "trade":
         return (losses.double() + value * COSTS.double()).argmin(dim=1)
+    if rule == "factors 1, 2":
+        return choose_indices(losses[:, :2], value, "residual")
     return choose_indices(losses, value, "literal" if rule == "literal" else "residual")
 
 
@@ -97,40 +110,3 @@ def _two_factor_shares(mean_tokens: float) -> list[list[float]]:
                 share = (mean_tokens - costs[second]) / (costs[first] - costs[second])
                 found.append([share * (i == first) + (1 - share) * (i == second) for i in range(len(costs))])
     return found
-
-
-def _patches(images: Images) -> Tensor:
-    pixels = torch.from_numpy(images.split.pixels).float() / 255
-    tiles = pixels.view(len(images), GRID, PATCH, GRID, PATCH, 3).permute(0, 1, 3, 2, 4, 5)
-    return tiles.reshape(len(images), GRID, GRID, -1)
-
-
-def _window_std(features: Tensor, factor: int) -> Tensor:
-    """Root mean square over channels of the std in every window, by the image's own spread; [N, h, w]."""
-    spread = features.flatten(1).std(dim=1, correction=0)[:, None, None]
-    side = -(-GRID // factor)
-    rows = []
-    for top in range(side):
-        row = []
-        for left in range(side):
-            window = features[:, top * factor : (top + 1) * factor, left * factor : (left + 1) * factor]
-            row.append(window.flatten(1, 2).var(dim=1, correction=0).mean(dim=1).sqrt())
-        rows.append(torch.stack(row, dim=1))
-    return torch.stack(rows, dim=1) / spread
-
-
-def _per_window(features: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-    columns = [reduce(_window_std(features, factor)) for factor in FACTORS[1:]]
-    return torch.stack([torch.zeros(len(features)), *columns], dim=1)
-
-
-def _attended(images: Images) -> Tensor:
-    """Windows' spread weighted by the attention they receive in the tower."""
-    columns = [torch.zeros(len(images))]
-    for factor in FACTORS[1:]:
-        std = _window_std(images.features, factor)
-        seen = torch.nn.functional.avg_pool2d(images.attention[:, None], factor, ceil_mode=True, divisor_override=1)[
-            :, 0
-        ]
-        columns.append((std * seen).sum(dim=(1, 2)) / seen.sum(dim=(1, 2)))
-    return torch.stack(columns, dim=1)

@@ -36,7 +36,8 @@ class Split:
 
     Attributes:
         pixels: uint8 [N, SIDE, SIDE, 3].
-        patches: What covers most of each patch: 0 for ground, else 1 + colour * len(SHAPES) + shape; int64 [N, GRID, GRID].
+        patches: What covers most of each patch: 0 for ground, else 1 + colour * len(SHAPES) + shape; int64
+            [N, GRID, GRID].
         num_shapes: int64 [N].
         grounds: Index into GROUNDS, int64 [N].
         questions: One list an image.

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
-
 from vlm.data import GROUNDS
 from vlm.subject import FACTORS, Images
 from vlm.training import IGNORED, answer_logits

@@ -1,133 +1,117 @@
-"""All cells of one seed: tower, one model a policy, and what each of them answers."""
+"""All cells of one seed: its models' accuracy at every number of tokens, beside every rival, under every choice."""
+
+from functools import cached_property
 
 import torch
 from torch import Tensor
-
+from transformers import LlavaForConditionalGeneration
 from vlm.cells import Cells
 from vlm.checking import attached_difference
-from vlm.choices import COSTS, NUM_CALIBRATION, blind_shares, calibrated, oracle, shares_of, statistics
+from vlm.choices import COSTS, shares_of
 from vlm.data import Split
-from vlm.evaluation import accuracies, at_choice, judge, judge_factors, mean_tokens, rank_correlation
-from vlm.rivals import POLICIES, SELECTIONS, at_factors, chosen_by_dfmr, dfmr_chooser, selected, training_policy
+from vlm.evaluation import accuracies, at_choice, judge, judge_factors, mean_tokens
+from vlm.rivals import BLIND, POLICIES, SELECTIONS, at_factors, dfmr_indices, selected, training_policy
 from vlm.subject import FACTORS, TOKENS, Images, Subject
-from vlm.training import IGNORED, train_language
+from vlm.training import train_language
+from vlm.ways import JUDGED, Answers
 
 MEANS = (16, 24)
-# Whose answers at every factor the ways of choosing are compared on.
-_JUDGED = ("random", "dfmr", "plain")
+# Given every reducer, whether trained with it or not.
+_GENERAL = ("plain", "random")
 Row = dict[str, object]
 
 
-def measure_seed(cells: Cells, splits: dict[str, Split], subject: Subject, num_steps: int) -> None:
-    seed = subject.seed
-    if not subject.has("base"):
-        cells.measure("tower", lambda: subject.prepare(splits), seed=seed)
-    images = {name: subject.images(name, split) for name, split in splits.items()}
-    for policy in POLICIES:
-        if not subject.has(policy):
-            cells.measure(
-                "train", lambda: _train(subject, images["train"], policy, num_steps), seed=seed, policy=policy
-            )
-        cells.measure("own", lambda: _table_1(subject, policy, images), seed=seed, policy=policy)
-    cells.measure("attach", lambda: attached_difference(subject.model("dfmr"), images), seed=seed)
-    for mean in MEANS:
-        for policy in dict.fromkeys(("plain", "random", *SELECTIONS, "downsampling", "blind", "dfmr")):
-            cells.measure("rivals", lambda: _rivals(subject, policy, images, mean), seed=seed, policy=policy, mean=mean)
-    for policy in _JUDGED:
-        if not all(any(cells.of("choices", seed=seed, policy=policy, mean=mean)) for mean in MEANS):
-            answers = _Answers(subject, policy, images)
-            for mean in MEANS:
-                cells.measure("choices", lambda: answers.choices(mean), seed=seed, policy=policy, mean=mean)
+class Experiment:
+    """One seed; towers and models are trained when a cell first needs them and their files are not there."""
 
+    def __init__(self, cells: Cells, splits: dict[str, Split], subject: Subject, num_steps: int) -> None:
+        self._cells = cells
+        self._splits = splits
+        self._subject = subject
+        self._num_steps = num_steps
 
-def _train(subject: Subject, train: Images, policy: str, num_steps: int) -> Row:
-    model = subject.model()
-    losses = train_language(model, training_policy(policy, train), train.questions, subject.seed, num_steps)
-    subject.keep(model, policy)
-    return {"losses": losses, "steps": num_steps}
-
-
-def _table_1(subject: Subject, policy: str, images: dict[str, Images]) -> Row:
-    """Accuracy on the test split at every factor, and at the choice of DFMR in both modes."""
-    model, test = subject.model(policy), images["test"]
-    right = judge_factors(model, test)
-    row: Row = {str(TOKENS[factor]): accuracies(right[index], test) for index, factor in enumerate(FACTORS)}
-    for mode in ("residual", "literal"):
+    def measure(self) -> None:
+        """Every cell that the file lacks."""
+        cells, seed = self._cells, self._subject.seed
+        for policy in POLICIES:
+            cells.measure("own", self._table_1, policy, seed=seed, policy=policy)
+        cells.measure("attach", self._attach, seed=seed)
         for mean in MEANS:
-            indices = chosen_by_dfmr(test, dfmr_chooser(images["train"], mean, mode), mode)
-            row[f"{mode} {mean}"] = accuracies(at_choice(right, indices), test) | {
-                "tokens": float(COSTS[indices].mean()),
-                "shares": shares_of(indices),
-            }
-    return row
+            for policy in (name for name in POLICIES if name != "literal"):
+                cells.measure("rivals", self._rivals, policy, mean, seed=seed, policy=policy, mean=mean)
+        for policy in JUDGED:
+            for mean in MEANS:
+                cells.measure("ways", self._ways, policy, mean, seed=seed, policy=policy, mean=mean)
 
+    @cached_property
+    def _images(self) -> dict[str, Images]:
+        if not self._subject.has("base"):
+            self._cells.record("tower", self._subject.prepare, self._splits, seed=self._subject.seed)
+        return {name: self._subject.images(name, split) for name, split in self._splits.items()}
 
-def _rivals(subject: Subject, policy: str, images: dict[str, Images], mean: int) -> Row:
-    """Every way to this mean number of tokens that the model can be given, on the test split."""
-    model, test = subject.model(policy), images["test"]
-    indices = chosen_by_dfmr(test, dfmr_chooser(images["train"], mean))
-    counts = COSTS[indices].int().tolist()
-    everything = torch.arange(len(test))
-    # DFMR's own factors, given to other images.
-    shuffled = indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(subject.seed))]
-    made = {
-        "dfmr": at_factors(test.pooled, everything, indices),
-        "blind": at_factors(test.pooled, everything, shuffled),
-        "downsampling": at_factors(test.downsampled, everything, shuffled),
-        "downsampling, DFMR's factors": at_factors(test.downsampled, everything, indices),
-    }
-    for name, rival in SELECTIONS.items():
-        if policy in ("plain", "random", name):
-            made[name] = selected(rival, test, [mean] * len(test))
-            made[f"{name}, DFMR's counts"] = selected(rival, test, counts)
-    wanted = made if policy in ("plain", "random") else {name: made[name] for name in made if name.startswith(policy)}
-    return {
-        name: accuracies(judge(model, tokens, test), test) | {"tokens": mean_tokens(tokens)}
-        for name, tokens in wanted.items()
-    }
+    def _model(self, policy: str) -> LlavaForConditionalGeneration:
+        _ = self._images  # the tower comes first.
+        if not self._subject.has(policy):
+            self._cells.record("train", self._train, policy, seed=self._subject.seed, policy=policy)
+        return self._subject.model(policy)
 
+    def _train(self, policy: str) -> Row:
+        model, train = self._subject.model(), self._images["train"]
+        draw = training_policy(policy, train)
+        losses = train_language(model, draw, train.questions, self._subject.seed, self._num_steps)
+        self._subject.keep(model, policy)
+        return {"losses": losses, "steps": self._num_steps}
 
-class _Answers:
-    """A model's answers at every factor, and what each way to choose makes of them."""
-
-    def __init__(self, subject: Subject, policy: str, images: dict[str, Images]) -> None:
-        model = subject.model(policy)
-        self._images = images
-        self._right = {name: judge_factors(model, images[name]) for name in ("val", "test")}
-        channel_std = images["train"].features[:NUM_CALIBRATION].flatten(0, 2).std(dim=0)
-        self._losses = {name: statistics(each, channel_std) for name, each in images.items()}
-
-    def choices(self, mean: int) -> Row:
-        """Accuracy on val and test of every statistic under every rule, of blind mixtures and of the oracle."""
-        row: Row = {}
-        for name, losses in self._losses["train"].items():
-            for rule in ("literal",) if name == "literal" else ("threshold", "trade"):
-                choose = calibrated(losses[:NUM_CALIBRATION], mean, rule)
-                row[f"{name}, {rule}"] = self._scores(
-                    {split: choose(self._losses[split][name]) for split in self._right}
-                )
-        scores = [float(at.float()[self._asked("val")].mean()) for at in self._right["val"]]
-        shares = blind_shares(scores, mean)
-        test = self._images["test"]
-        expected = sum(share * right.float() for share, right in zip(shares, self._right["test"], strict=True))
-        assert isinstance(expected, Tensor)  # the sum of a few tensors.
-        row["best blind"] = {"test": accuracies(expected, test), "tokens": mean, "shares": shares}
-        correct = (self._right["test"] & self._asked("test")).sum(dim=-1).T.float()
-        row["oracle"] = self._scores({"test": oracle(correct, mean)})
+    def _table_1(self, policy: str) -> Row:
+        """Accuracy on the test split at every factor, and at the choice of DFMR in every form."""
+        model, test = self._model(policy), self._images["test"]
+        right = judge_factors(model, test)
+        row: Row = {str(TOKENS[factor]): accuracies(right[index], test) for index, factor in enumerate(FACTORS)}
+        for name in BLIND:
+            for mean in MEANS:
+                indices = dfmr_indices(test, self._images["train"], mean, name)
+                row[f"{name} {mean}"] = accuracies(at_choice(right, indices), test) | {
+                    "tokens": float(COSTS[indices].mean()),
+                    "shares": shares_of(indices),
+                }
         return row
 
-    def _asked(self, split: str) -> Tensor:
-        return self._images[split].questions.answers != IGNORED
+    def _attach(self) -> Row:
+        return attached_difference(self._model("dfmr"), self._images["test"])
 
-    def _scores(self, chosen: dict[str, Tensor]) -> Row:
-        row: Row = {
-            split: accuracies(at_choice(self._right[split], indices), self._images[split])
-            for split, indices in chosen.items()
+    def _ways(self, policy: str, mean: int) -> Row:
+        if self._judged[0] != policy:
+            self._judged = (policy, Answers(self._model(policy), self._images))
+        answers = self._judged[1]
+        assert answers is not None  # made above.
+        return answers.ways(mean)
+
+    _judged: tuple[str, Answers | None] = ("", None)
+
+    def _rivals(self, policy: str, mean: int) -> Row:
+        """Every way to this mean number of tokens that the model knows, on the test split."""
+        model, test = self._model(policy), self._images["test"]
+        return {
+            name: accuracies(judge(model, tokens, test), test) | {"tokens": mean_tokens(tokens)}
+            for name, tokens in self._reduced(policy, mean).items()
         }
-        indices, split = chosen["test"], self._images["test"].split
-        return row | {
-            "tokens": float(COSTS[indices].mean()),
-            "shares": shares_of(indices),
-            "with_num_shapes": rank_correlation(COSTS[indices].numpy(), split.num_shapes),
-            "with_ground": rank_correlation(COSTS[indices].numpy(), split.grounds),
-        }
+
+    def _reduced(self, policy: str, mean: int) -> dict[str, list[Tensor]]:
+        """Name of a reducer -> tokens of every test image, for the reducers that a model of this policy is given."""
+        test, everything = self._images["test"], torch.arange(len(self._images["test"]))
+        made: dict[str, list[Tensor]] = {}
+        wanted = {policy} if policy not in _GENERAL else {*POLICIES, *BLIND.values()}
+        chosen = {name: dfmr_indices(test, self._images["train"], mean, name) for name in BLIND}
+        order = torch.randperm(len(test), generator=torch.Generator().manual_seed(self._subject.seed))
+        for name, blind in BLIND.items():
+            if name in wanted:
+                made[name] = at_factors(test.pooled, everything, chosen[name])
+            if blind in wanted:
+                made[blind] = at_factors(test.pooled, everything, chosen[name][order])
+        if "downsampling" in wanted:
+            made["downsampling"] = at_factors(test.downsampled, everything, chosen["dfmr"][order])
+            made["downsampling, DFMR's factors"] = at_factors(test.downsampled, everything, chosen["dfmr"])
+        for name in SELECTIONS.keys() & wanted:
+            made[name] = selected(SELECTIONS[name], test, [mean] * len(test))
+            made[f"{name}, DFMR's counts"] = selected(SELECTIONS[name], test, COSTS[chosen["dfmr"]].int().tolist())
+        return made

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
 from vlm.data import COLOURS, PATCH, SHAPES, SIDE
 
 PAD, BOS, IMAGE = 0, 1, 2

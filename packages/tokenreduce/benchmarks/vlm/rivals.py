@@ -1,18 +1,18 @@
-"""What each policy gives a model to see of an image: in training, and at an equal mean number of tokens in evaluation."""
+"""What each policy gives a model to see of an image."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from vlm.choices import NUM_CALIBRATION, calibrated, shares_of
+from vlm.subject import FACTORS, Images
+from vlm.training import Policy
 
 from tokenreduce.reducers.attention_selection import AttentionSelection
 from tokenreduce.reducers.counted import CountedReducer
 from tokenreduce.reducers.random_drop import RandomDrop
 from tokenreduce.reducers.token_merging import TokenMerging
 from tokenreduce.sigma import sigma_per_factor
-from vlm.choices import NUM_CALIBRATION, Chooser, calibrated, shares_of
-from vlm.subject import FACTORS, Images
-from vlm.training import Policy
 
 # The mean number of tokens that policies of their own are trained at.
 TRAINED_MEAN = 24
@@ -21,17 +21,19 @@ SELECTIONS: dict[str, CountedReducer] = {
     "attention": AttentionSelection(),
     "merging": TokenMerging(num_tokens=1),
 }
-POLICIES = ("plain", "random", "dfmr", "literal", "blind", "downsampling", *SELECTIONS)
+# "-12": with factors 1 and 2 alone. "blind": DFMR's own factors, given to other images.
+POLICIES = ("plain", "random", "dfmr", "literal", "blind", "downsampling", *SELECTIONS, "dfmr-12", "blind-12")
+# DFMR's forms, each with its control.
+BLIND = {"dfmr": "blind", "literal": "blind-literal", "dfmr-12": "blind-12"}
+_RULES = {"dfmr": "threshold", "literal": "literal", "dfmr-12": "factors 1, 2"}
 
 
-def dfmr_chooser(train: Images, mean_tokens: float, mode: str = "residual") -> Chooser:
-    """tau calibrated on training images; takes sigma of every factor."""
-    sigmas = sigma_per_factor(train.features[:NUM_CALIBRATION], FACTORS, mode)
-    return calibrated(sigmas, mean_tokens, "literal" if mode == "literal" else "threshold")
-
-
-def chosen_by_dfmr(images: Images, chooser: Chooser, mode: str = "residual") -> Tensor:
-    return chooser(sigma_per_factor(images.features, FACTORS, mode))
+def dfmr_indices(images: Images, train: Images, mean_tokens: float, name: str = "dfmr") -> Tensor:
+    """Index of each image's factor under "dfmr", "literal" or "dfmr-12"; tau calibrated on training images."""
+    mode = "literal" if name == "literal" else "residual"
+    calibration = sigma_per_factor(train.features[:NUM_CALIBRATION], FACTORS, mode)
+    choose = calibrated(calibration, mean_tokens, _RULES[name])
+    return choose(sigma_per_factor(images.features, FACTORS, mode))
 
 
 def training_policy(name: str, train: Images) -> Policy:
@@ -43,9 +45,9 @@ def training_policy(name: str, train: Images) -> Policy:
     if name in SELECTIONS:
         kept = selected(SELECTIONS[name], train, [TRAINED_MEAN] * len(train))
         return lambda rows, _: [kept[row] for row in rows.tolist()]
-    mode = "literal" if name == "literal" else "residual"
-    indices = chosen_by_dfmr(train, dfmr_chooser(train, TRAINED_MEAN, mode), mode)
-    if name in ("dfmr", "literal"):
+    chooser = name if name in _RULES else "dfmr-12" if name == "blind-12" else "dfmr"
+    indices = dfmr_indices(train, train, TRAINED_MEAN, chooser)
+    if name in _RULES:
         return lambda rows, _: at_factors(train.pooled, rows, indices[rows])
     # "random" is the paper's; the others draw DFMR's own factors for images they were not chosen for.
     shares = torch.tensor([1.0] * len(FACTORS) if name == "random" else shares_of(indices))

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
-
-from tokenreduce.dfmr import pool
-from tokenreduce.reducing import VisualGrid
 from vlm.data import Split, make_split
 from vlm.model import build_model
 from vlm.tower import encode, train_tower
 from vlm.training import Questions, as_questions
+
+from tokenreduce.dfmr import pool
+from tokenreduce.reducing import VisualGrid
 
 FACTORS = (1, 2, 3)
 TOKENS = {1: 64, 2: 16, 3: 9}
@@ -52,6 +52,7 @@ class Images:
 
     @cached_property
     def grids(self) -> list[VisualGrid]:
+        """What reducers take."""
         return [
             VisualGrid(features=features, attention=attention)
             for features, attention in zip(self.features, self.attention, strict=True)
@@ -89,12 +90,15 @@ class Subject:
         return model
 
     def keep(self, model: LlavaForConditionalGeneration, trained: str) -> None:
+        """Writes the model's weights under the name of a policy."""
         _save(_weights(model), self._file(trained))
 
     def images(self, name: str, split: Split) -> Images:
+        """The split of this name as `prepare` left it."""
         return Images(split, load_file(self._file(name)))
 
     def has(self, name: str) -> bool:
+        """Whether the base, a policy's model or a split's features are there."""
         return self._file(name).exists()
 
     def _file(self, name: str) -> Path:

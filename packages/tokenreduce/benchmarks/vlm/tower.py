@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
+from vlm.data import COLOURS, SHAPES, Split
+from vlm.model import as_pixel_values
 
 from tokenreduce.families.llava import LlavaFamily
 from tokenreduce.reducing import VisualGrid
-from vlm.data import COLOURS, SHAPES, Split
-from vlm.model import as_pixel_values
 
 _BATCH, _LR = 32, 4e-3
 _NUM_PAIRS = len(COLOURS) * len(SHAPES)

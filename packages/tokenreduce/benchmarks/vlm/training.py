@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlavaForConditionalGeneration
-
 from vlm.data import Split
 from vlm.model import BOS, ID_OF
 
@@ -76,7 +75,7 @@ def answer_logits(model: LlavaForConditionalGeneration, visual: Sequence[Tensor]
 def train_language(
     model: LlavaForConditionalGeneration, policy: Policy, questions: Questions, seed: int, num_steps: int
 ) -> list[float]:
-    """Trains all but the tower; the same images in the same order whatever the policy. Returns the mean loss per tenth."""
+    """Trains all but the tower, on the same images in the same order whatever the policy; mean loss per tenth."""
     order = torch.Generator().manual_seed(seed)
     draws = torch.Generator().manual_seed(10_000 + seed)
     parameters = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.parameters()]
