@@ -12,9 +12,14 @@ _MEANS = ("16", "24")
 _NAMES = {
     "dfmr": "DFMR",
     "literal": "DFMR, literal",
-    "downsampling": "downsampled images",
+    "dfmr-12": "DFMR, factors 1 and 2",
+    "blind": "DFMR's shares, blind",
+    "blind-literal": "literal's shares, blind",
+    "blind-12": "factors 1 and 2, blind",
+    "downsampling": "downsampled images, blind",
     "random-drop": "random drop",
 }
+_CHOICES = ("DFMR's choice (24)", "literal (24)", "factors 1, 2 (24)")
 _GROUPS = ("presence", "colour", *(f"{number} shapes" for number in range(1, 5)), *GROUNDS)
 Row = dict[str, Any]
 
@@ -24,8 +29,8 @@ def all_tables(cells: Cells) -> str:
     parts += [_own_choice(cells, mean) for mean in _MEANS]
     parts += [_by_group(cells)]
     parts += [_rivals(cells, mean) for mean in _MEANS]
-    parts += [_paired(cells)]
-    parts += [_choices(cells, policy, mean) for policy in ("random", "dfmr") for mean in _MEANS]
+    parts += [_paired(cells, ours) for ours in ("dfmr", "dfmr-12")]
+    parts += [_choices(cells, policy, mean) for policy, mean in (("plain", "16"), ("plain", "24"), ("dfmr", "24"))]
     return "\n\n".join(parts)
 
 
@@ -44,42 +49,42 @@ def _data(cells: Cells) -> str:
 
 def _table_1(cells: Cells) -> str:
     rows = []
-    for policy in ("plain", "random", "blind", "dfmr", "literal"):
+    for policy in ("plain", "random", "blind", "dfmr", "literal", "blind-12", "dfmr-12"):
         values = _own(cells, policy)
         rows.append(
             [
                 _name(policy),
                 *(spread(row[tokens]["all"] for row in values) for tokens in _TOKENS),
                 spread(fmean(row[tokens]["all"] for tokens in _TOKENS) for row in values),
-                spread(row["residual 24"]["all"] for row in values),
+                spread(row["dfmr 24"]["all"] for row in values),
                 spread(row["literal 24"]["all"] for row in values),
+                spread(row["dfmr-12 24"]["all"] for row in values),
             ]
         )
-    head = (
-        "trained",
-        *(f"{tokens} tokens" for tokens in _TOKENS),
-        "mean of three",
-        "DFMR's choice (24)",
-        "literal's (24)",
-    )
+    head = ("trained", *(f"{tokens} tokens" for tokens in _TOKENS), "mean of three", *_CHOICES)
     return table("Table 1 as ours: accuracy on test images", head, rows)
 
 
 def _own_choice(cells: Cells, mean: str) -> str:
     rows = []
-    for mode in ("residual", "literal"):
+    for mode in ("dfmr", "literal", "dfmr-12"):
         choices = [row[f"{mode} {mean}"] for row in _own(cells, "random")]
         shares = " / ".join(f"{fmean(each['shares'][index] for each in choices):.2f}" for index in range(3))
-        rows.append([mode, spread((each["tokens"] for each in choices), 1), shares])
+        rows.append([_name(mode), spread((each["tokens"] for each in choices), 1), shares])
     head = ("mode", "mean tokens on test images", "share at 64 / 16 / 9")
     return table(f"What DFMR chooses, tau calibrated on training images to a mean of {mean}", head, rows)
 
 
 def _by_group(cells: Cells) -> str:
     rows = []
-    for policy, at in [*(("random", tokens) for tokens in _TOKENS), ("random", "residual 24"), ("dfmr", "residual 24")]:
+    for policy, at in [
+        *(("random", tokens) for tokens in _TOKENS),
+        ("random", "dfmr 24"),
+        ("dfmr", "dfmr 24"),
+        ("dfmr-12", "dfmr-12 24"),
+    ]:
         values = [row[at] for row in _own(cells, policy)]
-        where = f"{at} tokens" if at in _TOKENS else "DFMR's choice (24)"
+        where = f"{at} tokens" if at in _TOKENS else "its choice (24)"
         rows.append(
             [f"{_name(policy)}, {where}", *(f"{fmean(each[group] for each in values):.3f}" for group in _GROUPS)]
         )
@@ -101,21 +106,23 @@ def _rivals(cells: Cells, mean: str) -> str:
     return table(f"DFMR and its rivals at a mean of about {mean} tokens", head, rows)
 
 
-def _paired(cells: Cells) -> str:
-    """DFMR minus a rival, each trained with its own policy, seed by seed."""
+def _paired(cells: Cells, ours: str) -> str:
+    """Ours less a rival, each trained with its own policy, seed by seed."""
     rows = []
-    for name in ("blind", "downsampling", "random-drop", "attention", "merging"):
+    for name in ("blind", "blind-12", "downsampling", "random-drop", "attention", "merging"):
         row = [_name(name)]
         for mean in _MEANS:
-            ours, theirs = (
-                {fields["seed"]: value for fields, value in cells.of("rivals", mean=mean, policy=policy)}
-                for policy in ("dfmr", name)
-            )
-            differences = [ours[seed]["dfmr"]["all"] - theirs[seed][name]["all"] for seed in ours if seed in theirs]
+            left, right = _by_seed(cells, ours, mean), _by_seed(cells, name, mean)
+            differences = [left[seed] - right[seed] for seed in sorted(left.keys() & right.keys())]
             row.append(f"{fmean(differences):+.3f} ({', '.join(f'{each:+.3f}' for each in differences)})")
         rows.append(row)
-    head = ("DFMR less", *(f"mean {mean} tokens (each seed)" for mean in _MEANS))
-    return table("DFMR against each rival, both trained with their own policy", head, rows)
+    head = (f"{_name(ours)}, less", *(f"mean {mean} tokens (each seed)" for mean in _MEANS))
+    return table(f"{_name(ours)} against each rival, both trained with their own policy", head, rows)
+
+
+def _by_seed(cells: Cells, policy: str, mean: str) -> dict[str, float]:
+    found = cells.of("rivals", mean=mean, policy=policy)
+    return {fields["seed"]: row[policy]["all"] for fields, row in found}
 
 
 def _choices(cells: Cells, policy: str, mean: str) -> str:
