@@ -53,11 +53,15 @@ class Cells:
                 yield fields, value
 
     def _write(self) -> None:
-        with self._path.with_name(f".{self._path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            # The folder stands for the file, which is replaced; the lock goes with the descriptor.
+            fcntl.flock(folder, fcntl.LOCK_EX)
             if self._path.exists():
                 self._values = json.loads(self._path.read_text(encoding="utf-8")) | self._values
             self._replace()
+        finally:
+            os.close(folder)
 
     def _replace(self) -> None:
         lines = [

@@ -64,7 +64,7 @@ class Answers:
         test = self._images["test"]
         right = sum(share * at.float() for share, at in zip(shares, self._right["test"], strict=True))
         assert isinstance(right, Tensor)  # a sum of tensors.
-        return {"test": accuracies(right, test), "tokens": float(mean), "shares": shares}
+        return {"test": {"all": accuracies(right, test)["all"]}, "tokens": float(mean), "shares": shares}
 
     def _accuracy(self, split: str, indices: Tensor) -> float:
         return float(at_choice(self._right[split], indices)[self._asked(split)].float().mean())
@@ -73,10 +73,7 @@ class Answers:
         return self._images[split].questions.answers != IGNORED
 
     def _scores(self, chosen: dict[str, Tensor]) -> Row:
-        row: Row = {
-            split: accuracies(at_choice(self._right[split], indices), self._images[split])
-            for split, indices in chosen.items()
-        }
+        row: Row = {split: {"all": self._accuracy(split, indices)} for split, indices in chosen.items()}
         costs, test = COSTS[chosen["test"]], self._images["test"].split
         return row | {
             "tokens": float(costs.mean()),
