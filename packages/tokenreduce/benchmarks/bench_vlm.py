@@ -4,7 +4,7 @@
     python benchmarks/bench_vlm.py --out benchmarks/results.json --table
 
 A cell that the file has is not measured again, and weights stay in --work, so a run can be stopped and started.
-Processes with different seeds may share the file. Tiny models, made and trained here: about 15 minutes of one core a
+Processes with different seeds may share the file. Tiny models, made and trained here: about 20 minutes of one core a
 seed. --table prints the tables of RESULTS.md and measures nothing.
 """
 
