@@ -1,6 +1,6 @@
 """Tokens that the tower attends to are kept, the others merged into a few.
 
-Source: the idea of VisionZip (Yang et al., 2024), in our own words and code.
+Source: the idea of VisionZip (Yang et al., 2024).
 Shape suffixes: P positions of a view, N tokens left, C contextual targets, D channels.
 """
 

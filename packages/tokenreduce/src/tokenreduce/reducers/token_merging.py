@@ -1,6 +1,6 @@
 """The most similar tokens merged until few enough are left.
 
-Source: bipartite soft matching of ToMe (Bolya et al., 2023), section 3, in our own words and code.
+Source: bipartite soft matching of ToMe (Bolya et al., 2023), section 3.
 Shape suffixes: P positions of a view, N tokens left so far, D channels.
 """
 
