@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ranking import spearman
 
 from tokenreduce import encode_files, open_encoder, sigmas_of_grids
 from tokenreduce.encoders.encoder import Encoder
@@ -23,19 +24,6 @@ STATISTICS = (("residual", "image"), ("residual", "none"), ("literal", "image"),
 ENCODERS = ("patches:14", "patches:14:keep")
 FACTORS = (1, 2, 3)
 NUM_PERMUTATIONS = 100_000
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; equal values share their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum()
-    return (last - (counts - 1) / 2)[inverse]
-
-
-def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson's correlation of the ranks."""
-    x, y = (ranks(values) - (len(values) + 1) / 2 for values in (first, second))
-    return float((x @ y) / np.sqrt((x @ x) * (y @ y)))
 
 
 def critical_value(num_images: int, level: float = 0.05) -> float:

@@ -51,16 +51,3 @@ def accuracies(right: Tensor, images: Images) -> dict[str, float]:
 
 def mean_tokens(tokens: Sequence[Tensor]) -> float:
     return float(np.mean([len(each) for each in tokens]))
-
-
-def rank_correlation(left: np.ndarray, right: np.ndarray) -> float:
-    """Spearman's, ties at their mean rank; 0 where a side is constant."""
-    ranks = [_ranks(values) for values in (left, right)]
-    if any(np.ptp(each) == 0 for each in ranks):
-        return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[where]

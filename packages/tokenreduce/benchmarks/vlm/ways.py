@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ranking import spearman
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 from vlm.choices import (
@@ -15,7 +16,7 @@ from vlm.choices import (
     shares_of,
     two_thresholds,
 )
-from vlm.evaluation import accuracies, at_choice, judge_factors, rank_correlation
+from vlm.evaluation import accuracies, at_choice, judge_factors
 from vlm.statistics import statistics
 from vlm.subject import Images
 from vlm.training import IGNORED
@@ -78,6 +79,6 @@ class Answers:
         return row | {
             "tokens": float(costs.mean()),
             "shares": shares_of(chosen["test"]),
-            "with_num_shapes": rank_correlation(costs.numpy(), test.num_shapes),
-            "with_ground": rank_correlation(costs.numpy(), test.grounds),
+            "with_num_shapes": spearman(costs.numpy(), test.num_shapes),
+            "with_ground": spearman(costs.numpy(), test.grounds),
         }
