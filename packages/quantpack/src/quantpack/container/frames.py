@@ -19,29 +19,29 @@ from quantpack.errors import CorruptPackError
 MIN_SPLIT_BYTES = 512 * 1024
 # A run of 128 KiB takes a block of four bytes: no frame holds more for its size.
 MAX_RATIO = 32 * 1024
-_PARAMETERS = zstandard.ZstdCompressionParameters(
-    strategy=zstandard.STRATEGY_FAST,
-    min_match=7,
-    hash_log=6,
-    chain_log=6,
-    search_log=1,
-    window_log=20,
-    target_length=0,
-    write_checksum=True,
-    write_content_size=True,
-)
+# Frames under this share of their content are tried with the second parameters as well.
 _SKEWED_SHARE = 0.4
-_SKEWED_PARAMETERS = zstandard.ZstdCompressionParameters(
-    strategy=zstandard.STRATEGY_BTOPT,
-    min_match=6,
-    hash_log=8,
-    chain_log=6,
-    search_log=1,
-    window_log=20,
-    target_length=999,
-    write_checksum=True,
-    write_content_size=True,
-)
+
+
+def _parameters(
+    strategy: int, min_match: int, hash_log: int, target_length: int
+) -> zstandard.ZstdCompressionParameters:
+    """A search for matches in one step, in a window that holds any frame."""
+    return zstandard.ZstdCompressionParameters(
+        strategy=strategy,
+        min_match=min_match,
+        hash_log=hash_log,
+        target_length=target_length,
+        chain_log=6,
+        search_log=1,
+        window_log=20,
+        write_checksum=True,
+        write_content_size=True,
+    )
+
+
+_PARAMETERS = _parameters(zstandard.STRATEGY_FAST, min_match=7, hash_log=6, target_length=0)
+_SKEWED_PARAMETERS = _parameters(zstandard.STRATEGY_BTOPT, min_match=6, hash_log=8, target_length=999)
 _CHECKSUM_BYTES = 4
 _BLOCK_HEADER_BYTES = 3
 
