@@ -175,12 +175,7 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         encoded = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None or encoded is not None or bool(is_visual.any()):
             images = self._read_images(num_past, encoded, pixel_values, pixel_attention_mask, spatial_shapes)
-            layout = Layout.of(is_visual, images.num_tokens)
-            state = FusionState.of(layout, self._num_visual)
-            embeds = self._merge_prompt(embeds, images, layout, state, attention_mask, position_ids)
-            if self._moves_positions:
-                places = images.places_of(self._num_visual, is_visual.device)
-                position_ids = layout.uncompressed_positions(position_ids, places, self._num_visual)
+            embeds, position_ids, state = self._prompt(embeds, is_visual, images, attention_mask, position_ids)
         elif state is not None:
             embeds = self._fuse_next(embeds, state, attention_mask, position_ids)
             position_ids = position_ids + state.num_skipped_b[:, None] * self._moves_positions
@@ -223,6 +218,23 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
             return self.get_image_features(pixel_values, mask, shapes)
         assert encoded is not None
         return image_output_of(encoded, num_visual=self._num_visual, needs_uncompressed=self.fusion is not None)
+
+    def _prompt(
+        self,
+        embeds: Tensor,
+        is_visual: Tensor,
+        images: ImageOutput,
+        attention_mask: Tensor | None,
+        position_ids: Tensor,
+    ) -> tuple[Tensor, Tensor, FusionState]:
+        """A prompt with its images in place: embeddings, the language model's positions, and the fusion's state."""
+        layout = Layout.of(is_visual, images.num_tokens)
+        state = FusionState.of(layout, self._num_visual)
+        embeds = self._merge_prompt(embeds, images, layout, state, attention_mask, position_ids)
+        if self._moves_positions:
+            places = images.places_of(self._num_visual, is_visual.device)
+            position_ids = layout.uncompressed_positions(position_ids, places, self._num_visual)
+        return embeds, position_ids, state
 
     def _merge_prompt(
         self,
