@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 import grpc
 
 from tokenreduce import RunningCalibration, plan, plan_budget
-from tokenreduce.reducing import VisualGrid
 from tokenreduce.wire import (
     budget_request_from_proto,
     budget_to_proto,
@@ -79,7 +78,7 @@ def _take_in(calibration: RunningCalibration | None, request: pb.CalibrateReques
     features = features_from_proto(request.features)
     if calibration.num_views + len(features) > MAX_CALIBRATION_IMAGES:
         raise InvalidRequestError(f"requests: expected at most {MAX_CALIBRATION_IMAGES} images, got more")
-    calibration.add([VisualGrid(features=grid) for grid in features])
+    calibration.add(features)
     return calibration
 
 

@@ -2,7 +2,7 @@
 
 from tokenreduce.attachment import ReductionHandle, attach, detach
 from tokenreduce.budget import allocate, plan_budget
-from tokenreduce.calibration import calibrate, calibrate_shares, calibrate_sigmas, calibrate_tau
+from tokenreduce.calibration import calibrate_shares, calibrate_tau
 from tokenreduce.dfmr import Reduction, dfmr, num_tokens, pool_grids
 from tokenreduce.encoders.opening import encode_files, open_encoder
 from tokenreduce.errors import (
@@ -25,7 +25,6 @@ from tokenreduce.grids import unpack_naflex, unpad
 from tokenreduce.planning import ImagePlan, plan
 from tokenreduce.policy import CalibrationDistribution, ReductionPolicy
 from tokenreduce.reducers.attention_selection import AttentionSelection
-from tokenreduce.reducers.catalogue import build_reducer
 from tokenreduce.reducers.counted import CountedReducer, CountsOf
 from tokenreduce.reducers.dfmr import DfmrReducer
 from tokenreduce.reducers.fixed_pooling import FixedPooling
@@ -33,7 +32,7 @@ from tokenreduce.reducers.image_downsampling import ImageDownsampling
 from tokenreduce.reducers.random_drop import RandomDrop
 from tokenreduce.reducers.random_pooling import RandomPooling
 from tokenreduce.reducers.token_merging import TokenMerging
-from tokenreduce.running_calibration import CalibrationSettings, RunningCalibration
+from tokenreduce.running_calibration import CalibrationSettings, RunningCalibration, calibrate
 from tokenreduce.sigma import sigma_per_factor, sigmas_of_grids
 from tokenreduce.training.augmentation import AtEveryFactor, ImageFactorCollator
 from tokenreduce.training.callback import ReductionCallback
@@ -80,10 +79,8 @@ __all__ = [
     "WireError",
     "allocate",
     "attach",
-    "build_reducer",
     "calibrate",
     "calibrate_shares",
-    "calibrate_sigmas",
     "calibrate_tau",
     "detach",
     "dfmr",

@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from tokenreduce.errors import BudgetError
-from tokenreduce.planning import ImagePlan, make_plans, view_sigmas
+from tokenreduce.planning import ImagePlan, make_plans
 from tokenreduce.policy import DEFAULT_FACTORS
 from tokenreduce.reducing import Features, as_views
+from tokenreduce.sigma import sigmas_of_grids
 
 # Views times steps of tokens, one byte each while a choice is traced back: 256 MiB.
 MAX_CELLS = 1 << 28
@@ -63,7 +64,7 @@ def plan_budget(
         FeatureError: The features are not finite, not floating or have an empty side.
         PolicyError: factors or normalize is out of range.
     """
-    sigmas = view_sigmas(features, factors, "residual", normalize)
+    sigmas = sigmas_of_grids(features, factors, "residual", normalize)
     views = as_views(features)
     tokens = [[view.num_tokens(factor) for factor in factors] for view in views]
     return make_plans(views, factors, allocate(sigmas, tokens, limit), sigmas)

@@ -19,9 +19,9 @@ from tokenreduce.cli_options import (
 from tokenreduce.cli_sources import read_views
 from tokenreduce.encoders.images import open_image
 from tokenreduce.errors import PlotError
-from tokenreduce.planning import view_sigmas
 from tokenreduce.plotting import PAPER_TAUS, check_format, save_figure, sigma_figure
 from tokenreduce.policy import check_mode, check_normalization, check_tau
+from tokenreduce.sigma import sigmas_of_grids
 
 _UNITS = {"none": "in the features' own unit", "image": "divided by each image's std"}
 _PAPERS = ("literal", "none")
@@ -59,7 +59,7 @@ def plot(
         named = list({name: (name, view) for name, view in reversed(named)}.values())[::-1]
     if paths and len(named) != len(paths):
         raise PlotError(f"IMAGES: expected {len(named)} files, one for each image of the features, got {len(paths)}")
-    sigmas = np.asarray(view_sigmas([view for _, view in named], chosen, mode, normalize).tolist())
+    sigmas = np.asarray(sigmas_of_grids([view for _, view in named], chosen, mode, normalize).tolist())
     # Residual sigma(1) is 0 for every image.
     first = 1 if mode == "residual" and len(chosen) > 1 else 0
     pictures = [open_image(path) for path in paths] if paths else None

@@ -34,17 +34,10 @@ def plan(features: Features, policy: ReductionPolicy) -> tuple[list[ImagePlan], 
     """
     if len(features) == 0:
         raise FeatureError("features: expected at least one image, got none")
-    sigmas = view_sigmas(features, policy.factors, policy.mode, policy.normalization)
+    sigmas = sigmas_of_grids(features, policy.factors, policy.mode, policy.normalization)
     chosen = choose_indices(sigmas, policy.tau, policy.mode).tolist()
     images = make_plans(as_views(features), policy.factors, chosen, sigmas)
     return images, sum(image.num_tokens for image in images) / len(images)
-
-
-def view_sigmas(features: Features, factors: Sequence[int], mode: str, normalization: str) -> torch.Tensor:
-    """Sigma of every factor, float32 [N, F]; errors as in `tokenreduce.sigma.sigmas_of_grids`."""
-    if isinstance(features, torch.Tensor):
-        return sigmas_of_grids(features, factors, mode, normalization)
-    return sigmas_of_grids([view.features for view in as_views(features)], factors, mode, normalization)
 
 
 def make_plans(

@@ -10,6 +10,7 @@ import torch
 from tokenreduce.errors import FeatureError
 from tokenreduce.grids import group_grids
 from tokenreduce.policy import DEFAULT_FACTORS, check_factors, check_mode, check_normalization
+from tokenreduce.reducing import Features, as_views
 from tokenreduce.windows import image_statistics, window_statistics
 
 # Below this share of the image's root mean square a spread is float32 rounding error, and counts as none.
@@ -42,19 +43,20 @@ def sigma_per_factor(
 
 
 def sigmas_of_grids(
-    grids: torch.Tensor | Sequence[torch.Tensor],
+    features: Features,
     factors: Sequence[int] = DEFAULT_FACTORS,
     mode: str = "residual",
     normalize: str = "image",
 ) -> torch.Tensor:
-    """Sigma of every factor for each of N grids [H, W, D] of any sizes; float32 [N, F] on the first one's device.
+    """Sigma of every factor for each of N grids [H, W, D] or views of any sizes; float32 [N, F] on the first's device.
 
     Grids of one size are measured together (copied into a batch; a batch [B, H, W, D] is taken as it is).
     Otherwise as `sigma_per_factor`.
     """
-    if isinstance(grids, torch.Tensor):
-        return sigma_per_factor(grids, factors, mode, normalize)
+    if isinstance(features, torch.Tensor):
+        return sigma_per_factor(features, factors, mode, normalize)
     _check_options(factors, mode, normalize)
+    grids = [view.features for view in as_views(features)]
     device = grids[0].device if grids else None
     sigmas = torch.zeros(len(grids), len(factors), device=device)
     for rows, batch in group_grids(grids):

@@ -5,15 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from tokenreduce.budget import allocate
-from tokenreduce.dfmr import pool_grids
 from tokenreduce.errors import BudgetError, PlaceholderError, PolicyError
 from tokenreduce.policy import ReductionPolicy
+from tokenreduce.reducers.views import pooled
 from tokenreduce.reducing import ReducedGrid, VisualGrid
 from tokenreduce.sigma import choose_indices, sigmas_of_grids
-from tokenreduce.windows import window_centres
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +42,13 @@ class DfmrReducer:
             PolicyError: A wanted factor is not an integer from 1.
         """
         _check(grids, rows)
-        features = [grid.features for grid in grids]
         policy = self.policy
-        sigmas = sigmas_of_grids(features, policy.factors, policy.mode, policy.normalization)
+        sigmas = sigmas_of_grids(grids, policy.factors, policy.mode, policy.normalization)
         chosen = choose_indices(sigmas, policy.tau, policy.mode).tolist()
         factors = [grid.factor or policy.factors[index] for grid, index in zip(grids, chosen, strict=True)]
         if max_tokens is not None:
             self._tighten(grids, rows, max_tokens, factors)
-        return [
-            _reduced(grid, tokens, factor)
-            for grid, tokens, factor in zip(grids, pool_grids(features, factors), factors, strict=True)
-        ]
+        return pooled(grids, factors)
 
     def _tighten(self, grids: Sequence[VisualGrid], rows: Sequence[int], limit: int, factors: list[int]) -> None:
         """Other factors, in place, for the views of every row that is above the limit."""
@@ -74,21 +67,13 @@ class DfmrReducer:
     def _shared(self, grids: Sequence[VisualGrid], limit: int) -> list[int]:
         """The factor of each view of one row."""
         policy = self.policy
-        features = [grid.features for grid in grids]
-        sigmas = sigmas_of_grids(features, policy.factors, "residual", policy.normalization).tolist()
+        sigmas = sigmas_of_grids(grids, policy.factors, "residual", policy.normalization).tolist()
         # A wanted factor is the only choice there is.
         options = [policy.factors if grid.factor is None else (grid.factor,) * len(policy.factors) for grid in grids]
         losses = [row if grid.factor is None else [0.0] * len(row) for grid, row in zip(grids, sigmas, strict=True)]
         tokens = [[grid.num_tokens(factor) for factor in factors] for grid, factors in zip(grids, options, strict=True)]
         chosen = allocate(losses, tokens, limit)
         return [factors[index] for factors, index in zip(options, chosen, strict=True)]
-
-
-def _reduced(grid: VisualGrid, tokens: torch.Tensor, factor: int) -> ReducedGrid:
-    height, width = grid.features.shape[:2]
-    down, across = (window_centres(side, factor) for side in (height, width))
-    places = torch.cartesian_prod(down, across).to(grid.features.device)
-    return ReducedGrid(tokens=tokens, places=places, shape=(len(down), len(across)), factor=factor)
 
 
 def _check(grids: Sequence[VisualGrid], rows: Sequence[int]) -> None:

@@ -32,8 +32,7 @@ class TokenMerging:
         num_tokens: Tokens to leave of each view; views with no more stay whole. None: `share` says it.
         share: Share of each view's tokens to leave, up to 1.
         share_per_round: Share of the tokens that a round merges at most, above 0 and up to a half; a round
-            merges at least one. At a half no token has a choice: on a smooth 24 x 24 grid cut to 64 tokens it loses
-            nearly twice as much (squared error) as a quarter does, and smaller shares win little.
+            merges at least one. At a half no token has a choice of partner.
 
     Raises:
         PolicyError: A field is out of range, or both num_tokens and share are given.
