@@ -51,7 +51,7 @@ def _against_tokens(rounds: list[dict[str, float]], seconds: dict[str, float], t
                 f"{whole / total:.2f}",
             ]
         )
-    head = ("visual tokens", "prefill, s (min to max)", "times faster", "TTFT with tower and DFMR, s", "times faster")
+    head = ("visual tokens", "prefill, s (min to max)", "times faster", "tower + DFMR + prefill, s", "times faster")
     title = (
         f"Prefill of a 1.5B shape, {NUM_TEXT} text tokens, {threads} thread, median of {len(rounds)} interleaved rounds"
     )
@@ -79,7 +79,7 @@ def _against_rivals(rounds: list[dict[str, float]], seconds: dict[str, float]) -
     rows.append(
         ["downsampling", "-", f"{small:.2f}", "-", f"{small + prefill:.2f}", f"{whole / (small + prefill):.2f}"]
     )
-    head = ("to 144 tokens by", "own time, ms", "tower, s", "own time / tower", "TTFT, s", "times faster")
+    head = ("to 144 tokens by", "own time, ms", "tower, s", "own time / tower", "all three, s", "times faster")
     return table("The rivals' own cost on 24 x 24 x 1024 features, in the same rounds", head, rows)
 
 
