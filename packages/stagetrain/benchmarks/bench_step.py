@@ -14,7 +14,16 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from stagetrain import ConversationCollator, ImageGroups, Schedule, Stage, StepBatches, TrainConfig, train
+from stagetrain import (
+    CompressionSetting,
+    ConversationCollator,
+    ImageGroups,
+    Schedule,
+    Stage,
+    StepBatches,
+    TrainConfig,
+    train,
+)
 from stagetrain.config import learning_rate_factor
 from vlmpress.data import Record, Turn
 
@@ -73,7 +82,10 @@ def main() -> None:
         groups = ImageGroups(records(Path(folder), 64))
         collator = ConversationCollator(make_processor(64), 64, 6)
         bare_loop(groups, collator, config)
-        stages = {"train": Stage(fraction=1), "pooled (1, 8)": Stage(fraction=1, layer=1, stride=8)}
+        stages = {
+            "train": Stage(fraction=1),
+            "pooled (1, 8)": Stage(fraction=1, compression=CompressionSetting(layer=1, stride=8)),
+        }
         times: dict[str, list[float]] = {"bare loop": [], **{name: [] for name in stages}}
         for _ in range(arguments.repeats):
             times["bare loop"].append(bare_loop(groups, collator, config))

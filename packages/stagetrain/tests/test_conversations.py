@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import LlavaProcessor
 
-from stagetrain import ConversationCollator, ImageGroups, Sample, attach
+from stagetrain import CompressionSetting, ConversationCollator, ImageGroups, Sample, attach
 from stagetrain.errors import ConfigError, ImageUnreadableError, SampleError, TemplateError
 from vlmpress.data import Record, Turn
 
@@ -79,7 +79,7 @@ def test_packed_questions_equal_each_question_alone(
     samples = [*list(ImageGroups(records))[:2], Sample(None, (text_record(),))]
     model = make_model(3)
     if pooled:
-        attach(model).set(1, 3)
+        attach(model).set(CompressionSetting(layer=1, stride=3))
     packed, alone = ConversationCollator(processor, 4), ConversationCollator(processor, 4, pack=False)
     scores = {}
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_text_only_row_has_the_same_loss_alone_and_mixed(
     make_model: Make, processor: LlavaProcessor, sample: Sample
 ) -> None:
     model, collator = make_model(3), ConversationCollator(processor, 4)
-    attach(model).set(1, 2)
+    attach(model).set(CompressionSetting(layer=1, stride=2))
     text = Sample(None, (text_record(),))
     mixed = collator([sample, text])
     mixed["labels"][0] = IGNORED

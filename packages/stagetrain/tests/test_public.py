@@ -5,7 +5,8 @@ import stagetrain
 
 PUBLIC = {
     "TABLE_1",
-    "Compressor",
+    "Attachment",
+    "CompressionSetting",
     "ConversationCollator",
     "ImageGroups",
     "Sample",

@@ -10,6 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaProcessor
 
 from stagetrain import (
+    CompressionSetting,
     ConversationCollator,
     ImageGroups,
     Sample,
@@ -31,8 +32,13 @@ PROJECTOR = "model.multi_modal_projector."
 STAGED = Schedule(
     "staged",
     (
-        Stage(fraction=0.3, layer=1, stride=2, trainable=(PROJECTOR,), learning_rate_scale=2.0),
-        Stage(fraction=0.4, layer=1, stride=3),
+        Stage(
+            fraction=0.3,
+            compression=CompressionSetting(layer=1, stride=2),
+            trainable=(PROJECTOR,),
+            learning_rate_scale=2.0,
+        ),
+        Stage(fraction=0.4, compression=CompressionSetting(layer=1, stride=3)),
         Stage(fraction=0.3),
     ),
 )
@@ -216,7 +222,12 @@ def test_what_cannot_be_trained_is_refused_at_once(run: Run, make_model: Make) -
     with pytest.raises(ScheduleError, match="begin with nothing"):
         run(config(), Schedule("none", (Stage(fraction=0.5), Stage(fraction=0.5, trainable=("nothing",)))))
     with pytest.raises(ScheduleError, match="expected a layer"):
-        run(config(), Schedule("deep", (Stage(fraction=0.5), Stage(fraction=0.5, layer=3, stride=2))))
+        run(
+            config(),
+            Schedule(
+                "deep", (Stage(fraction=0.5), Stage(fraction=0.5, compression=CompressionSetting(layer=3, stride=2)))
+            ),
+        )
     with pytest.raises(ConfigError, match="a checkpoint directory"):
         run(config(save_every_steps=1))
     with pytest.raises(ConfigError, match="at least one sample"):

@@ -2,19 +2,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagetrain import TABLE_1, Schedule, Stage, edge_schedule, named_schedule, plan_schedule, wire
+from stagetrain import TABLE_1, CompressionSetting, Schedule, Stage, edge_schedule, named_schedule, plan_schedule, wire
+from stagetrain.compressors import COMPRESSORS
 from stagetrain.errors import ScheduleError
 from vlmpress.stagetrain.v1 import stagetrain_pb2 as pb
 
-POINTS = st.one_of(st.just((None, None)), st.tuples(st.integers(1, 1000), st.integers(1, 1000)))
+SETTINGS = st.builds(
+    CompressionSetting,
+    layer=st.integers(0, 1000),
+    stride=st.integers(1, 1000),
+    compressor=st.sampled_from(COMPRESSORS),
+)
 
 
-@given(POINTS, st.floats(0.01, 1), st.lists(st.text()), st.floats(1e-6, 1e6))
+@given(st.none() | SETTINGS, st.floats(0.01, 1), st.lists(st.text()), st.floats(1e-6, 1e6))
 def test_stages_make_the_round_trip(
-    point: tuple[int | None, int | None], fraction: float, trainable: list[str], scale: float
+    setting: CompressionSetting | None, fraction: float, trainable: list[str], scale: float
 ) -> None:
-    layer, stride = point
-    stage = Stage(fraction=fraction, layer=layer, stride=stride, trainable=tuple(trainable), learning_rate_scale=scale)
+    stage = Stage(fraction=fraction, compression=setting, trainable=tuple(trainable), learning_rate_scale=scale)
     message = pb.Stage.FromString(wire.stage_to_proto(stage).SerializeToString())
     assert wire.stage_from_proto(message) == stage
 
@@ -34,7 +39,7 @@ def test_an_unset_scale_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [pb.Stage(), pb.Stage(fraction=1, layer=3), pb.Stage(fraction=1, layer=0, stride=2)]
+    "message", [pb.Stage(), pb.Stage(fraction=1, layer=3), pb.Stage(fraction=1, layer=0, stride=0)]
 )
 def test_impossible_messages_are_refused(message: pb.Stage) -> None:
     with pytest.raises(ScheduleError):

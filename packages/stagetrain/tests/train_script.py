@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from stagetrain import ConversationCollator, ImageGroups, Schedule, Stage, TrainConfig, train
+from stagetrain import CompressionSetting, ConversationCollator, ImageGroups, Schedule, Stage, TrainConfig, train
 
 spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("conftest.py"))
 assert spec is not None
@@ -19,8 +19,13 @@ spec.loader.exec_module(tiny)
 SCHEDULE = Schedule(
     "staged",
     (
-        Stage(fraction=0.3, layer=1, stride=2, trainable=("model.multi_modal_projector.",), learning_rate_scale=2.0),
-        Stage(fraction=0.4, layer=1, stride=3),
+        Stage(
+            fraction=0.3,
+            compression=CompressionSetting(layer=1, stride=2),
+            trainable=("model.multi_modal_projector.",),
+            learning_rate_scale=2.0,
+        ),
+        Stage(fraction=0.4, compression=CompressionSetting(layer=1, stride=3)),
         Stage(fraction=0.3),
     ),
 )

@@ -18,6 +18,7 @@ from transformers import LlavaForConditionalGeneration
 
 from stagetrain import pooling
 from stagetrain.errors import PoolingUnsupportedError, ScheduleError
+from stagetrain.setting import CompressionSetting
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -59,7 +60,7 @@ class _Deep:
         return pooled
 
 
-class Compressor:
+class Attachment:
     """Handle on a model's pooling; made by `attach`. One for a model.
 
     A KV cache belongs to the setting it was begun with.
@@ -75,13 +76,14 @@ class Compressor:
         self._deep: _Deep | None = None
         self._caches: weakref.WeakKeyDictionary[Any, _Keys] = weakref.WeakKeyDictionary()
 
-    def set(self, layer: int, stride: int) -> None:
-        """Pools windows of `stride` visual tokens before decoder layer `layer` (from 0); a stride of 1 changes nothing.
+    def set(self, setting: CompressionSetting) -> None:
+        """Compresses visual tokens from the next forward on.
 
         Raises:
             ScheduleError: The decoder has no such layer behind its first, or `stride` is below 1.
         """
         layers = self._model.model.language_model.layers
+        layer, stride = setting.layer, setting.stride
         if not 1 <= layer < len(layers) or stride < 1:
             raise ScheduleError(
                 f"pooling: expected a layer from 1 to {len(layers) - 1} and a stride of at least 1,"
@@ -195,7 +197,7 @@ class Compressor:
         return keys
 
 
-def attach(model: Any) -> Compressor:
+def attach(model: Any) -> Attachment:
     """A handle that can pool visual tokens inside `model`; nothing changes until its `set`.
 
     Raises:
@@ -212,7 +214,7 @@ def attach(model: Any) -> Compressor:
         raise PoolingUnsupportedError(
             f"pooling: expected a decoder of full attention layers with rotary positions, got {type(decoder).__name__}"
         )
-    return Compressor(model)
+    return Attachment(model)
 
 
 def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str) -> Any:

@@ -39,8 +39,8 @@ def schemes(
         stages = [
             {
                 "fraction": cost.stage.fraction,
-                "layer": cost.stage.layer,
-                "stride": cost.stage.stride,
+                "layer": cost.stage.compression and cost.stage.compression.layer,
+                "stride": cost.stage.compression and cost.stage.compression.stride,
                 "visual_tokens": cost.visual_tokens,
                 "cr_percent": cost.cr_percent,
                 "prefill_tflops": cost.prefill_tflops,

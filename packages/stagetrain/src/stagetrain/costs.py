@@ -62,8 +62,9 @@ def paper_prefill_tflops(visual_tokens: int) -> float:
 
 def stage_cost(stage: Stage, num_layers: int, num_visual_tokens: int) -> StageCost:
     """Cost of a stage in a decoder of `num_layers` with `num_visual_tokens` an image."""
-    tokens = visual_token_count(num_layers, num_visual_tokens, stage.layer, stage.stride)
-    ratio = compression_ratio_percent(num_layers, num_visual_tokens, stage.layer, stage.stride)
+    layer, stride = _place(stage)
+    tokens = visual_token_count(num_layers, num_visual_tokens, layer, stride)
+    ratio = compression_ratio_percent(num_layers, num_visual_tokens, layer, stride)
     is_paper = (num_layers, num_visual_tokens) == (PAPER_LAYERS, PAPER_VISUAL_TOKENS)
     return StageCost(stage, tokens, ratio, paper_prefill_tflops(tokens) if is_paper else None)
 
@@ -77,3 +78,8 @@ def plan_schedule(scheme: str, num_layers: int, num_visual_tokens: int) -> tuple
     """
     schedule = named_schedule(scheme, num_layers)
     return schedule, tuple(stage_cost(stage, num_layers, num_visual_tokens) for stage in schedule.stages)
+
+
+def _place(stage: Stage) -> tuple[int | None, int | None]:
+    setting = stage.compression
+    return (None, None) if setting is None else (setting.layer, setting.stride)

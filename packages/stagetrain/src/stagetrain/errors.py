@@ -13,6 +13,10 @@ class UnknownSchemeError(StageTrainError, LookupError):
     """No scheme has this name."""
 
 
+class UnknownCompressorError(StageTrainError, LookupError):
+    """No compressor has this name."""
+
+
 class PoolingUnsupportedError(StageTrainError, TypeError):
     """Visual tokens of this model, or of this call, cannot be pooled inside the decoder."""
 

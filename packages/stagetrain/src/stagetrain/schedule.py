@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from stagetrain.errors import ScheduleError, UnknownSchemeError
+from stagetrain.setting import CompressionSetting
 
 PAPER_LAYERS = 32
 """Depth of the decoder that Table 1 was written for."""
 
-_OFF = (None, None)
-_POINTS: dict[str, tuple[tuple[int | None, int | None], ...]] = {
+_OFF = None
+_POINTS: dict[str, tuple[tuple[int, int] | None, ...]] = {
     "plain": (_OFF,),
     "two_stage": ((2, 8), _OFF),
     "three_stage_deeper": ((2, 8), (16, 8), _OFF),
@@ -30,25 +31,20 @@ class Stage:
 
     Attributes:
         fraction: Share of the optimizer steps, in (0, 1].
-        layer: Decoder layer before which visual tokens are pooled, counted from 0, at least 1; None without.
-        stride: Visual tokens in one window; None without compression.
-        trainable: Prefixes of names of the parameters that train; empty: all that required a gradient at the start.
+        compression: How visual tokens are compressed; None: not at all.
+        trainable: Prefixes of names of the parameters that train, or the names of groups ("vision", "connectors",
+            "language", see `stagetrain.parameter_groups`); empty: all that required a gradient at the start.
         learning_rate_scale: Factor on the run's one learning rate schedule.
     """
 
     fraction: float
-    layer: int | None = None
-    stride: int | None = None
+    compression: CompressionSetting | None = None
     trainable: tuple[str, ...] = ()
     learning_rate_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ScheduleError(f"stage: fraction: expected a number in (0, 1], got {self.fraction}")
-        if (self.layer is None) != (self.stride is None):
-            raise ScheduleError(f"stage: expected layer and stride together, got {self.layer} and {self.stride}")
-        if self.layer is not None and self.stride is not None and (self.layer < 1 or self.stride < 1):
-            raise ScheduleError(f"stage: expected layer and stride of at least 1, got {self.layer} and {self.stride}")
         if not (self.learning_rate_scale > 0 and math.isfinite(self.learning_rate_scale)):
             raise ScheduleError(
                 f"stage: learning_rate_scale: expected a positive number, got {self.learning_rate_scale}"
@@ -84,9 +80,9 @@ class Schedule:
         return min(passed, len(self.stages) - 1)
 
     @property
-    def pools(self) -> bool:
+    def compresses(self) -> bool:
         """Whether any stage compresses."""
-        return any(stage.layer is not None for stage in self.stages)
+        return any(stage.compression is not None for stage in self.stages)
 
 
 def named_schedule(name: str, num_layers: int) -> Schedule:
@@ -106,10 +102,11 @@ def named_schedule(name: str, num_layers: int) -> Schedule:
     stages = (
         Stage(
             fraction=1 / len(points),
-            layer=None if layer is None else max(1, round(layer * num_layers / PAPER_LAYERS)),
-            stride=stride,
+            compression=None
+            if point is None
+            else CompressionSetting(layer=max(1, round(point[0] * num_layers / PAPER_LAYERS)), stride=point[1]),
         )
-        for layer, stride in points
+        for point in points
     )
     return Schedule(name, tuple(stages))
 

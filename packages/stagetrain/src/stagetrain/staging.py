@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stagetrain.attachment import Compressor
+from stagetrain.attachment import Attachment
 from stagetrain.errors import ScheduleError
 from stagetrain.schedule import Schedule, Stage
 
@@ -31,18 +31,18 @@ class StageSwitch:
         model: The model; parameters that require a gradient now are those that can train.
         schedule: Its stages.
         num_steps: Length of the run.
-        compressor: Needed when a stage pools.
+        attachment: Needed when a stage pools.
 
     Raises:
         ScheduleError: A stage would train nothing, or pools at a layer the decoder does not have.
     """
 
     def __init__(
-        self, model: torch.nn.Module, schedule: Schedule, num_steps: int, compressor: Compressor | None
+        self, model: torch.nn.Module, schedule: Schedule, num_steps: int, attachment: Attachment | None
     ) -> None:
         self._schedule = schedule
         self._num_steps = num_steps
-        self._compressor = compressor
+        self._attachment = attachment
         self._parameters = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
         self.log: list[StageEntry] = []
         for index, stage in enumerate(schedule.stages):
@@ -67,11 +67,11 @@ class StageSwitch:
         return stage
 
     def _pool(self, stage: Stage) -> None:
-        if self._compressor is not None:
-            if stage.layer is None or stage.stride is None:
-                self._compressor.clear()
+        if self._attachment is not None:
+            if stage.compression is None:
+                self._attachment.clear()
             else:
-                self._compressor.set(stage.layer, stage.stride)
+                self._attachment.set(stage.compression)
 
 
 class StageCallback(TrainerCallback):

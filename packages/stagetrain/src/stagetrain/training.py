@@ -73,17 +73,17 @@ def train(
     if not samples or (config.save_every_steps is not None and checkpoint_dir is None):
         what = "a checkpoint directory to save to" if samples else "at least one sample"
         raise ConfigError(f"training: expected {what}, got none")
-    compressor = attach(model) if schedule.pools else None
+    attachment = attach(model) if schedule.compresses else None
     try:
         with borrowed(model), tempfile.TemporaryDirectory() as scratch:
-            switch = StageSwitch(model, schedule, config.num_steps, compressor)
+            switch = StageSwitch(model, schedule, config.num_steps, attachment)
             found = checkpoints.newest_checkpoint(checkpoint_dir) if checkpoint_dir is not None else None
             trainer = _StageTrainer(model, samples, collator, schedule, config, checkpoint_dir, Path(scratch))
             trainer.add_callback(StageCallback(switch, config.seed, trainer.losses, on_progress))
             trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
     finally:
-        if compressor is not None:
-            compressor.detach()
+        if attachment is not None:
+            attachment.detach()
     return TrainResult(tuple(trainer.losses), trainer.state.global_step, found[0] if found else None, tuple(switch.log))
 
 

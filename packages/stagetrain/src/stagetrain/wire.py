@@ -1,16 +1,21 @@
 """Stages, schedules and costs as messages of vlmpress.stagetrain.v1."""
 
+from stagetrain.compressors.average import AveragePool
 from stagetrain.costs import StageCost
+from stagetrain.errors import ScheduleError
 from stagetrain.schedule import Schedule, Stage
+from stagetrain.setting import CompressionSetting
 from vlmpress.stagetrain.v1 import stagetrain_pb2 as pb
 
 
 def stage_to_proto(stage: Stage) -> pb.Stage:
     """Message of a stage."""
+    setting = stage.compression
     return pb.Stage(
         fraction=stage.fraction,
-        layer=stage.layer,
-        stride=stage.stride,
+        layer=None if setting is None else setting.layer,
+        stride=None if setting is None else setting.stride,
+        compressor="" if setting is None else setting.compressor,
         trainable=stage.trainable,
         learning_rate_scale=stage.learning_rate_scale,
     )
@@ -22,10 +27,16 @@ def stage_from_proto(message: pb.Stage) -> Stage:
     Raises:
         ScheduleError: The stage is not possible.
     """
+    if message.HasField("layer") != message.HasField("stride"):
+        raise ScheduleError("stage: expected layer and stride together, got one of them")
+    setting = None
+    if message.HasField("layer"):
+        setting = CompressionSetting(
+            layer=message.layer, stride=message.stride, compressor=message.compressor or AveragePool.name
+        )
     return Stage(
         fraction=message.fraction,
-        layer=message.layer if message.HasField("layer") else None,
-        stride=message.stride if message.HasField("stride") else None,
+        compression=setting,
         trainable=tuple(message.trainable),
         learning_rate_scale=message.learning_rate_scale or 1.0,
     )

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'vlmpress/stagetrain/v1/stagetrain.proto\x12\x16vlmpress.stagetrain.v1\"\x87\x01\n\x05Stage\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x12\n\x05layer\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06stride\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x11\n\ttrainable\x18\x04 \x03(\t\x12\x1b\n\x13learning_rate_scale\x18\x05 \x01(\x01\x42\x08\n\x06_layerB\t\n\x07_stride\"L\n\rStageSchedule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x06stages\x18\x02 \x03(\x0b\x32\x1d.vlmpress.stagetrain.v1.Stage\"d\n\tStageCost\x12,\n\x05stage\x18\x01 \x01(\x0b\x32\x1d.vlmpress.stagetrain.v1.Stage\x12\x15\n\rvisual_tokens\x18\x02 \x01(\x04\x12\x12\n\ncr_percent\x18\x03 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'vlmpress/stagetrain/v1/stagetrain.proto\x12\x16vlmpress.stagetrain.v1\"\x9b\x01\n\x05Stage\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x12\n\x05layer\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06stride\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x11\n\ttrainable\x18\x04 \x03(\t\x12\x1b\n\x13learning_rate_scale\x18\x05 \x01(\x01\x12\x12\n\ncompressor\x18\x06 \x01(\tB\x08\n\x06_layerB\t\n\x07_stride\"L\n\rStageSchedule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x06stages\x18\x02 \x03(\x0b\x32\x1d.vlmpress.stagetrain.v1.Stage\"d\n\tStageCost\x12,\n\x05stage\x18\x01 \x01(\x0b\x32\x1d.vlmpress.stagetrain.v1.Stage\x12\x15\n\rvisual_tokens\x18\x02 \x01(\x04\x12\x12\n\ncr_percent\x18\x03 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.stagetrain.v1.stag
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STAGE']._serialized_start=68
-  _globals['_STAGE']._serialized_end=203
-  _globals['_STAGESCHEDULE']._serialized_start=205
-  _globals['_STAGESCHEDULE']._serialized_end=281
-  _globals['_STAGECOST']._serialized_start=283
-  _globals['_STAGECOST']._serialized_end=383
+  _globals['_STAGE']._serialized_end=223
+  _globals['_STAGESCHEDULE']._serialized_start=225
+  _globals['_STAGESCHEDULE']._serialized_end=301
+  _globals['_STAGECOST']._serialized_start=303
+  _globals['_STAGECOST']._serialized_end=403
 # @@protoc_insertion_point(module_scope)

@@ -7,18 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Stage(_message.Message):
-    __slots__ = ("fraction", "layer", "stride", "trainable", "learning_rate_scale")
+    __slots__ = ("fraction", "layer", "stride", "trainable", "learning_rate_scale", "compressor")
     FRACTION_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     STRIDE_FIELD_NUMBER: _ClassVar[int]
     TRAINABLE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSOR_FIELD_NUMBER: _ClassVar[int]
     fraction: float
     layer: int
     stride: int
     trainable: _containers.RepeatedScalarFieldContainer[str]
     learning_rate_scale: float
-    def __init__(self, fraction: _Optional[float] = ..., layer: _Optional[int] = ..., stride: _Optional[int] = ..., trainable: _Optional[_Iterable[str]] = ..., learning_rate_scale: _Optional[float] = ...) -> None: ...
+    compressor: str
+    def __init__(self, fraction: _Optional[float] = ..., layer: _Optional[int] = ..., stride: _Optional[int] = ..., trainable: _Optional[_Iterable[str]] = ..., learning_rate_scale: _Optional[float] = ..., compressor: _Optional[str] = ...) -> None: ...
 
 class StageSchedule(_message.Message):
     __slots__ = ("name", "stages")

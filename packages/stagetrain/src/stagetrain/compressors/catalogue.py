@@ -1,0 +1,21 @@
+"""Compressors by the names that schedules use."""
+
+from stagetrain.compressors.average import AveragePool, GridAveragePool
+from stagetrain.compressors.compressor import Compressor
+from stagetrain.errors import UnknownCompressorError
+
+_COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in (AveragePool, GridAveragePool)}
+
+COMPRESSORS = tuple(_COMPRESSORS)
+"""Every name."""
+
+
+def compressor_named(name: str) -> Compressor:
+    """The compressor `name`.
+
+    Raises:
+        UnknownCompressorError: There is none.
+    """
+    if name not in _COMPRESSORS:
+        raise UnknownCompressorError(f"compressor: expected one of {', '.join(COMPRESSORS)}, got {name!r}")
+    return _COMPRESSORS[name]()
