@@ -4,9 +4,12 @@ from pathlib import Path
 import stagetrain
 
 PUBLIC = {
+    "SCHEMES",
     "TABLE_1",
     "Attachment",
+    "AverageCost",
     "CompressionSetting",
+    "DecoderShape",
     "ConversationCollator",
     "ImageGroups",
     "Sample",
@@ -18,12 +21,16 @@ PUBLIC = {
     "TrainConfig",
     "TrainResult",
     "attach",
+    "always_compressed",
+    "auroraedge_schedule",
+    "average_cost",
     "compression_ratio_percent",
     "draw_questions",
     "edge_schedule",
     "learning_rate_factor",
     "named_schedule",
     "plan_schedule",
+    "schedule_costs",
     "train",
     "visual_token_count",
 }

@@ -2,7 +2,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagetrain import TABLE_1, Schedule, Stage, edge_schedule, named_schedule
+from stagetrain import (
+    SCHEMES,
+    TABLE_1,
+    CompressionSetting,
+    Schedule,
+    Stage,
+    always_compressed,
+    auroraedge_schedule,
+    edge_schedule,
+    named_schedule,
+)
 from stagetrain.errors import ScheduleError, UnknownSchemeError
 
 
@@ -37,6 +47,32 @@ def test_stages_follow_in_order_and_end_at_the_nearest_step(num_steps: int, weig
         assert abs(sum(found <= index for found in indices) - end) <= 0.5 + 1e-6
 
 
+def test_table_7s_splits_are_stages_of_other_lengths() -> None:
+    schedule = named_schedule("two_stage", 32, (0.9, 0.1))
+    assert [stage.fraction for stage in schedule.stages] == [0.9, 0.1]
+    with pytest.raises(ScheduleError, match="expected 2 fractions, got 3"):
+        named_schedule("two_stage", 32, (0.2, 0.2, 0.6))
+
+
+def test_always_compressed_keeps_its_setting() -> None:
+    setting = CompressionSetting(layer=2, stride=8)
+    assert always_compressed(setting).kept_compression == setting
+    assert all(named_schedule(name, 8).kept_compression is None for name in SCHEMES)
+
+
+def test_auroraedge_frees_one_part_after_the_other() -> None:
+    stages = named_schedule("auroraedge", 28).stages
+    assert [stage.trainable for stage in stages] == [
+        ("connectors",),
+        ("connectors", "language"),
+        ("vision", "connectors", "language"),
+    ]
+    # Epochs 3, 3, 2 in batches of 32, 32, 16.
+    assert [stage.fraction for stage in stages] == pytest.approx([0.3, 0.3, 0.4])
+    assert [1e-3 * stage.learning_rate_scale for stage in stages] == pytest.approx([1e-3, 2e-5, 1e-6])
+    assert auroraedge_schedule((2, 1, 1)).stages[0].fraction == pytest.approx(6 / 13)
+
+
 def test_thirds_divide_evenly() -> None:
     schedule = named_schedule("three_stage_wider", 32)
     assert [schedule.stage_index(step, 9) for step in range(9)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -67,7 +103,7 @@ def test_impossible_stages_are_refused(fields: dict[str, float]) -> None:
 def test_impossible_schedules_are_refused() -> None:
     with pytest.raises(ScheduleError, match="sum to 1"):
         Schedule("half", (Stage(fraction=0.5),))
-    with pytest.raises(ScheduleError, match="sum to 1"):
+    with pytest.raises(ScheduleError, match="at least one stage"):
         Schedule("none", ())
     with pytest.raises(ScheduleError, match="at least 2 layers"):
         named_schedule("two_stage", 1)

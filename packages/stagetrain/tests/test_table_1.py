@@ -1,7 +1,18 @@
 import pytest
+from transformers import LlamaConfig
 
-from stagetrain import TABLE_1, compression_ratio_percent, plan_schedule, visual_token_count
-from stagetrain.costs import paper_prefill_tflops
+from stagetrain import (
+    TABLE_1,
+    CompressionSetting,
+    DecoderShape,
+    average_cost,
+    compression_ratio_percent,
+    named_schedule,
+    plan_schedule,
+    schedule_costs,
+    visual_token_count,
+)
+from stagetrain.costs import PAPER_SHAPE, PAPER_TEXT_TOKENS, prefill_tflops
 from stagetrain.errors import ScheduleError
 
 LAYERS, TOKENS = 32, 576
@@ -57,15 +68,16 @@ TABLE_5 = {
 
 @pytest.mark.parametrize(("layer", "stride", "tokens", "printed", "exact"), POINTS)
 def test_points(layer: int | None, stride: int | None, tokens: int, printed: int, exact: float) -> None:
-    assert visual_token_count(LAYERS, TOKENS, layer, stride) == tokens
-    ratio = compression_ratio_percent(LAYERS, TOKENS, layer, stride)
+    setting = None if layer is None or stride is None else CompressionSetting(layer=layer, stride=stride)
+    assert visual_token_count(LAYERS, TOKENS, setting) == tokens
+    ratio = compression_ratio_percent(LAYERS, TOKENS, setting)
     assert round(ratio) == printed
     assert ratio == pytest.approx(exact, abs=0.005)
 
 
 @pytest.mark.parametrize(("tokens", "tflops"), TABLE_4.items())
 def test_tflops(tokens: int, tflops: float) -> None:
-    assert paper_prefill_tflops(tokens) == pytest.approx(tflops, abs=0.01)
+    assert prefill_tflops(PAPER_SHAPE, LAYERS, tokens, PAPER_TEXT_TOKENS) == pytest.approx(tflops, abs=0.01)
 
 
 @pytest.mark.parametrize("name", TABLE_1)
@@ -81,10 +93,10 @@ def test_schemes(name: str) -> None:
 @pytest.mark.parametrize(("name", "tflops"), TABLE_5.items())
 def test_average_tflops_of_a_scheme(name: str, tflops: float) -> None:
     _, costs = plan_schedule(name, LAYERS, TOKENS)
-    assert sum(cost.prefill_tflops or 0 for cost in costs) / len(costs) == pytest.approx(tflops, abs=0.01)
+    assert average_cost(costs).prefill_tflops == pytest.approx(tflops, abs=0.01)
 
 
-def test_tflops_are_given_for_the_papers_model_alone() -> None:
+def test_tflops_need_a_shape_unless_it_is_the_papers() -> None:
     _, costs = plan_schedule("two_stage", 32, 576)
     assert costs[0].prefill_tflops == pytest.approx(2.14, abs=0.005)
     assert plan_schedule("two_stage", 32, 577)[1][0].prefill_tflops is None
@@ -93,10 +105,31 @@ def test_tflops_are_given_for_the_papers_model_alone() -> None:
 
 @pytest.mark.parametrize(("tokens", "stride", "pooled"), [(577, 8, 73), (10, 4, 3), (3, 64, 1), (8, 1, 8)])
 def test_a_remainder_is_a_window(tokens: int, stride: int, pooled: int) -> None:
-    assert visual_token_count(3, tokens, 1, stride) == tokens + 2 * pooled
+    assert visual_token_count(3, tokens, CompressionSetting(layer=1, stride=stride)) == tokens + 2 * pooled
 
 
-@pytest.mark.parametrize("numbers", [(0, 4, None, None), (4, 0, None, None), (4, 4, 4, 2), (4, 4, -1, 2), (4, 4, 1, 0)])
-def test_impossible_numbers_are_refused(numbers: tuple[int, int, int | None, int | None]) -> None:
+@pytest.mark.parametrize(("num_layers", "num_tokens", "layer"), [(0, 4, None), (4, 0, None), (4, 4, 4)])
+def test_impossible_numbers_are_refused(num_layers: int, num_tokens: int, layer: int | None) -> None:
+    setting = None if layer is None else CompressionSetting(layer=layer, stride=2)
     with pytest.raises(ScheduleError, match="cost: expected"):
-        visual_token_count(*numbers)
+        visual_token_count(num_layers, num_tokens, setting)
+
+
+def test_the_papers_layer_has_the_parameters_of_vicuna() -> None:
+    assert PAPER_SHAPE.layer_parameters == 202_375_168
+    text = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_attention_heads=32)
+    assert DecoderShape.of(text) == PAPER_SHAPE
+
+
+def test_averages_weigh_stages_by_their_share() -> None:
+    costs = schedule_costs(named_schedule("two_stage", LAYERS, (0.25, 0.75)), LAYERS, TOKENS)
+    average = average_cost(costs)
+    assert average.visual_tokens == 0.25 * 3312 + 0.75 * 18432
+    assert average.cr_percent == pytest.approx(100 * 18432 / average.visual_tokens)
+    assert average_cost(plan_schedule("two_stage", 4, 64)[1]).prefill_tflops is None
+
+
+def test_a_grid_of_another_shape_counts_its_own_windows() -> None:
+    flat = CompressionSetting(layer=1, stride=6, compressor="average_2d")
+    assert visual_token_count(2, 25, flat) == 25 + 3 * 2
+    assert visual_token_count(2, 24, flat) == 24 + 8

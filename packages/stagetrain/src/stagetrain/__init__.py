@@ -3,18 +3,38 @@
 from stagetrain.attachment import Attachment, attach
 from stagetrain.config import TrainConfig, learning_rate_factor
 from stagetrain.conversations import ConversationCollator
-from stagetrain.costs import StageCost, compression_ratio_percent, plan_schedule, visual_token_count
+from stagetrain.costs import (
+    AverageCost,
+    DecoderShape,
+    StageCost,
+    average_cost,
+    compression_ratio_percent,
+    plan_schedule,
+    schedule_costs,
+    visual_token_count,
+)
 from stagetrain.errors import StageTrainError
 from stagetrain.groups import ImageGroups, Sample, StepBatches, draw_questions
-from stagetrain.schedule import TABLE_1, Schedule, Stage, edge_schedule, named_schedule
+from stagetrain.schedule import Schedule, Stage
+from stagetrain.schemes import (
+    SCHEMES,
+    TABLE_1,
+    always_compressed,
+    auroraedge_schedule,
+    edge_schedule,
+    named_schedule,
+)
 from stagetrain.setting import CompressionSetting
 from stagetrain.training import TrainResult, train
 
 __all__ = [
+    "SCHEMES",
     "TABLE_1",
     "Attachment",
+    "AverageCost",
     "CompressionSetting",
     "ConversationCollator",
+    "DecoderShape",
     "ImageGroups",
     "Sample",
     "Schedule",
@@ -24,13 +44,17 @@ __all__ = [
     "StepBatches",
     "TrainConfig",
     "TrainResult",
+    "always_compressed",
     "attach",
+    "auroraedge_schedule",
+    "average_cost",
     "compression_ratio_percent",
     "draw_questions",
     "edge_schedule",
     "learning_rate_factor",
     "named_schedule",
     "plan_schedule",
+    "schedule_costs",
     "train",
     "visual_token_count",
 ]

@@ -18,7 +18,8 @@ from stagetrain.conversations import ConversationCollator
 from stagetrain.costs import plan_schedule
 from stagetrain.errors import StageTrainError
 from stagetrain.groups import ImageGroups
-from stagetrain.schedule import TABLE_1, Schedule, edge_schedule, named_schedule
+from stagetrain.schedule import Schedule
+from stagetrain.schemes import TABLE_1, edge_schedule, named_schedule
 from vlmpress.artifact import ArtifactError, import_model_code
 from vlmpress.cli import UserError
 from vlmpress.data import DataError, load_records

@@ -1,28 +1,11 @@
-"""Stages of a training run; the schemes of the paper's Table 1."""
+"""Stages of a training run."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from stagetrain.errors import ScheduleError, UnknownSchemeError
+from stagetrain.errors import ScheduleError
 from stagetrain.setting import CompressionSetting
-
-PAPER_LAYERS = 32
-"""Depth of the decoder that Table 1 was written for."""
-
-_OFF = None
-_POINTS: dict[str, tuple[tuple[int, int] | None, ...]] = {
-    "plain": (_OFF,),
-    "two_stage": ((2, 8), _OFF),
-    "three_stage_deeper": ((2, 8), (16, 8), _OFF),
-    "three_stage_wider": ((2, 8), (2, 2), _OFF),
-    "four_stage_wider_then_deeper": ((2, 8), (2, 2), (16, 2), _OFF),
-    "four_stage_deeper_then_wider": ((2, 8), (16, 8), (16, 2), _OFF),
-}
-
-TABLE_1 = tuple(name for name in _POINTS if name != "plain")
-"""Names of the five schemes of Table 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +42,8 @@ class Schedule:
     stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
+        if not self.stages:
+            raise ScheduleError(f"schedule {self.name}: expected at least one stage, got none")
         total = sum(stage.fraction for stage in self.stages)
         if abs(total - 1) > 1e-6:
             raise ScheduleError(f"schedule {self.name}: expected fractions that sum to 1, got {total}")
@@ -84,53 +69,7 @@ class Schedule:
         """Whether any stage compresses."""
         return any(stage.compression is not None for stage in self.stages)
 
-
-def named_schedule(name: str, num_layers: int) -> Schedule:
-    """The scheme `name`, stages of equal length, for a decoder of `num_layers`.
-
-    Layer K of Table 1's 32 becomes max(1, round(K * num_layers / 32)), half rounding to even.
-
-    Raises:
-        UnknownSchemeError: No such scheme; `edge` needs arguments, see `edge_schedule`.
-        ScheduleError: The decoder has fewer than 2 layers.
-    """
-    if name not in _POINTS:
-        raise UnknownSchemeError(f"scheme: expected one of {', '.join(_POINTS)}, got {name!r}")
-    if num_layers < 2:
-        raise ScheduleError(f"scheme {name}: expected a decoder of at least 2 layers, got {num_layers}")
-    points = _POINTS[name]
-    stages = (
-        Stage(
-            fraction=1 / len(points),
-            compression=None
-            if point is None
-            else CompressionSetting(layer=max(1, round(point[0] * num_layers / PAPER_LAYERS)), stride=point[1]),
-        )
-        for point in points
-    )
-    return Schedule(name, tuple(stages))
-
-
-def edge_schedule(
-    connectors: Sequence[str], fraction: float = 1 / 3, learning_rate_scales: tuple[float, float] = (1.0, 1.0)
-) -> Schedule:
-    """Trains what connects vision and language first, then everything; no compression.
-
-    Args:
-        connectors: Prefixes of the names of the parameters that train in the first stage.
-        fraction: Share of the first stage.
-        learning_rate_scales: One for each of the two stages.
-
-    Raises:
-        ScheduleError: No prefix, or a fraction outside (0, 1).
-    """
-    if not connectors or not 0 < fraction < 1:
-        raise ScheduleError(f"scheme edge: expected prefixes and a fraction in (0, 1), got {connectors} and {fraction}")
-    first, second = learning_rate_scales
-    return Schedule(
-        "edge",
-        (
-            Stage(fraction=fraction, trainable=tuple(connectors), learning_rate_scale=first),
-            Stage(fraction=1 - fraction, learning_rate_scale=second),
-        ),
-    )
+    @property
+    def kept_compression(self) -> CompressionSetting | None:
+        """What the trained model goes on compressing with: the last stage's setting."""
+        return self.stages[-1].compression
