@@ -17,6 +17,10 @@ class UnknownCompressorError(StageTrainError, LookupError):
     """No compressor has this name."""
 
 
+class CompressionError(StageTrainError, ValueError):
+    """A compressor cannot do what is asked of it, or what was saved of one is damaged."""
+
+
 class PoolingUnsupportedError(StageTrainError, TypeError):
     """Visual tokens of this model, or of this call, cannot be pooled inside the decoder."""
 
@@ -43,3 +47,11 @@ class CheckpointError(StageTrainError, ValueError):
 
 class DivergedError(StageTrainError, ArithmeticError):
     """The loss is no longer a finite number."""
+
+
+class PlotError(StageTrainError, ValueError):
+    """There is nothing to draw, or the picture's file name says no known format."""
+
+
+class ExtraMissingError(StageTrainError, ImportError):
+    """An optional dependency is not installed."""

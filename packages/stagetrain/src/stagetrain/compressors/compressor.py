@@ -51,14 +51,24 @@ class Compressor(ABC):
     Attributes:
         name: As schedules name it.
         needs_scores: Whether `Units.scores` must be there.
+        is_learned: Whether `build` gives a module; such a compressor acts before the first decoder layer only.
     """
 
     name: ClassVar[str]
     needs_scores: ClassVar[bool] = False
+    is_learned: ClassVar[bool] = False
 
     def count(self, sides: tuple[int, int], stride: int) -> int:
         """N for a grid of `sides`; a function of shapes alone, for labels are cut before any state is known."""
         return num_left(sides[0] * sides[1], stride)
+
+    def build(self, hidden_size: int, num_slots: int) -> torch.nn.Module | None:
+        """The learned part of a model of `hidden_size` with at most `num_slots` slots a unit; None: there is none.
+
+        The module's forward is (units: Units, stride: int) -> [U, N, D] in the order of slots: states that replace
+        the means of the slots' tokens.
+        """
+        return None
 
     @abstractmethod
     def assign(self, units: Units, stride: int) -> torch.Tensor:
