@@ -18,29 +18,6 @@ def call(*arguments: object) -> int:
     return vlmpress.cli.run(app, (StageTrainError, DataError), [str(argument) for argument in arguments])
 
 
-def test_schemes_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("schemes", "--layers", 32, "--tokens", 576, "--json") == 0
-    schemes = {scheme["name"]: scheme["stages"] for scheme in json.loads(capsys.readouterr().out)["schemes"]}
-    assert list(schemes) == [
-        "two_stage",
-        "three_stage_deeper",
-        "three_stage_wider",
-        "four_stage_wider_then_deeper",
-        "four_stage_deeper_then_wider",
-    ]
-    first, last = schemes["two_stage"]
-    assert (first["fraction"], first["layer"], first["stride"], first["visual_tokens"]) == (0.5, 2, 8, 3312)
-    assert first["cr_percent"] == 100 * 18432 / 3312
-    assert (last["layer"], last["stride"], last["cr_percent"]) == (None, None, 100)
-
-
-def test_schemes_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("schemes") == 0
-    out = capsys.readouterr().out
-    assert "four_stage_deeper_then_wider" in out
-    assert "556.52" in out
-
-
 @pytest.fixture
 def model_dir(tmp_path: Path, make_model: Make, processor: Any) -> Path:
     make_model(2).save_pretrained(tmp_path / "model")
@@ -76,7 +53,6 @@ def test_train_writes_a_model_directory(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["schemes", "--layers", "1"], "--layers"),
         (["schemes", "--unknown"], "--unknown"),
         (["train", "--scheme", "three"], "Missing option"),
     ],

@@ -13,53 +13,19 @@ from transformers.utils.logging import disable_progress_bar
 
 import vlmpress.cli
 from stagetrain import training
+from stagetrain.cli_schemes import schemes
 from stagetrain.config import TrainConfig
 from stagetrain.conversations import ConversationCollator
-from stagetrain.costs import plan_schedule
 from stagetrain.errors import StageTrainError
 from stagetrain.groups import ImageGroups
 from stagetrain.schedule import Schedule
-from stagetrain.schemes import TABLE_1, edge_schedule, named_schedule
+from stagetrain.schemes import edge_schedule, named_schedule
 from vlmpress.artifact import ArtifactError, import_model_code
 from vlmpress.cli import UserError
 from vlmpress.data import DataError, load_records
 
 app = typer.Typer(help="Trains vision-language models with visual tokens pooled stage by stage.", no_args_is_help=True)
-
-
-@app.command()
-def schemes(
-    layers: Annotated[int, typer.Option(min=2, help="Decoder layers.")] = 32,
-    tokens: Annotated[int, typer.Option(min=1, help="Visual tokens of an image.")] = 576,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-) -> None:
-    """Shows the schemes of the paper's Table 1 and what their stages cost."""
-    rows: list[dict[str, Any]] = []
-    for name in TABLE_1:
-        _, costs = plan_schedule(name, layers, tokens)
-        stages = [
-            {
-                "fraction": cost.stage.fraction,
-                "layer": cost.stage.compression and cost.stage.compression.layer,
-                "stride": cost.stage.compression and cost.stage.compression.stride,
-                "visual_tokens": cost.visual_tokens,
-                "cr_percent": cost.cr_percent,
-                "prefill_tflops": cost.prefill_tflops,
-            }
-            for cost in costs
-        ]
-        rows.append({"name": name, "stages": stages})
-    if as_json:
-        print(json.dumps({"schemes": rows}))
-        return
-    print(f"{'scheme':<30}{'share':>7}{'layer':>7}{'stride':>8}{'tokens':>9}{'CR %':>9}")
-    for row in rows:
-        for stage in row["stages"]:
-            place = [str(stage[key] or "-") for key in ("layer", "stride")]
-            print(
-                f"{row['name']:<30}{stage['fraction']:>7.2f}{place[0]:>7}{place[1]:>8}"
-                f"{stage['visual_tokens']:>9}{stage['cr_percent']:>9.2f}"
-            )
+app.command()(schemes)
 
 
 @app.command()

@@ -1,0 +1,70 @@
+"""Figures as files; matplotlib (the extra `plot`) is imported when one is drawn."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stagetrain.errors import ExtraMissingError, PlotError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".svg")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+"""Okabe and Ito's: told apart by every kind of eye."""
+
+_DPI = 90
+_EXTRA = "plots: need matplotlib; pip install 'vlmpress-stagetrain[plot]'"
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """An empty figure.
+
+    Raises:
+        ExtraMissingError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ExtraMissingError(_EXTRA) from error
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def check_format(path: Path) -> str:
+    """The suffix of a picture's name.
+
+    Raises:
+        PlotError: It is neither .png nor .svg.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise PlotError(f"{path}: expected a name that ends in {' or '.join(FORMATS)}, got {path.suffix!r}")
+    return suffix
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes the figure as PNG or SVG by the file's name, whole or not at all; equal figures give equal bytes.
+
+    Raises:
+        PlotError: The name ends in neither.
+    """
+    from matplotlib import rc_context
+
+    suffix = check_format(path)
+    metadata = {"Software": None} if suffix == ".png" else {"Date": None, "Creator": None}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        # Ids inside an SVG are random without a salt.
+        with os.fdopen(handle, "wb") as file, rc_context({"svg.hashsalt": path.suffix}):
+            figure.savefig(file, format=suffix[1:], dpi=_DPI, metadata=metadata)
+        # As any new file: mkstemp keeps it to its owner.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
