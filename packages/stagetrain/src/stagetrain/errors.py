@@ -55,3 +55,11 @@ class PlotError(StageTrainError, ValueError):
 
 class ExtraMissingError(StageTrainError, ImportError):
     """An optional dependency is not installed."""
+
+
+class TooManySkippedError(StageTrainError, ValueError):
+    """More samples had to be left out than the run allows."""
+
+
+class FeatureCacheError(StageTrainError, TypeError):
+    """The features of this model, or of this call, cannot be kept."""
