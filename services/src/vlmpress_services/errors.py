@@ -44,6 +44,14 @@ class StoppingError(ServicesError, RuntimeError):
     """The server is shutting down."""
 
 
+class LockedError(ServicesError, TimeoutError):
+    """Another process is at work on the same thing."""
+
+
+class WorkersDiedError(ServicesError, RuntimeError):
+    """Workers of a run died more often than the run allows."""
+
+
 class ListenError(ServicesError, OSError):
     """The address cannot be listened on."""
 

@@ -3,6 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from vlmpress_services.errors import InvalidRequestError
+from vlmpress_services.locking import locked
+from vlmpress_services.workers.group import OnReport, WorkerGroup
+
 OnProgress = Callable[[int, int, str], None]
 
 
@@ -18,6 +22,9 @@ class Runner(Protocol):
         self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], on_progress: OnProgress
     ) -> list[Any]:
         """`function(*each)` for each, results in order; progress counts finished calls."""
+
+    def train(self, function: Callable[..., Any], *arguments: Any, group: WorkerGroup, on_progress: OnReport) -> Any:
+        """`function(*arguments, on_progress=...)` on all workers of a group at once; gives what rank 0 returns."""
 
 
 class LocalRunner:
@@ -38,3 +45,15 @@ class LocalRunner:
             results.append(function(*each))
             on_progress(number, len(arguments), "")
         return results
+
+    def train(self, function: Callable[..., Any], *arguments: Any, group: WorkerGroup, on_progress: OnReport) -> Any:
+        """Calls at once: one worker, this process.
+
+        Raises:
+            InvalidRequestError: More than one worker is asked for.
+            LockedError: Another process is at work on the same run.
+        """
+        if group.num_workers > 1:
+            raise InvalidRequestError(f"num_workers: expected 1 without Ray, got {group.num_workers}")
+        with locked(group.lock):
+            return function(*arguments, on_progress=on_progress)

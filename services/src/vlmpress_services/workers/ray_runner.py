@@ -1,7 +1,5 @@
-"""Runs work on a Ray cluster; by default one started in this process."""
+"""Runs work on a Ray cluster."""
 
-import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +8,10 @@ from typing import Any
 import ray
 
 from vlmpress_services.pipeline.runners import OnProgress
+from vlmpress_services.workers.group import OnReport, WorkerGroup
+from vlmpress_services.workers.ray_cluster import ray_cluster
 
 POLL_INTERVAL_S = 0.5
-OBJECT_STORE_BYTES = 100 * 2**20
 
 
 class _Board:
@@ -81,6 +80,13 @@ class RayRunner:
             on_progress(len(references) - len(pending), len(references), "")
         return [_result(reference) for reference in references]
 
+    def train(self, function: Callable[..., Any], *arguments: Any, group: WorkerGroup, on_progress: OnReport) -> Any:
+        """Ray Train's workers; see `train_on_workers`."""
+        # Ray Train takes seconds to import; who only calls does not pay for it.
+        from vlmpress_services.workers.distributed import train_on_workers
+
+        return train_on_workers(function, *arguments, group=group, on_progress=on_progress)
+
 
 def _result(reference: Any) -> Any:
     """The task's result, or the error it raised, as if it had been called here."""
@@ -92,24 +98,6 @@ def _result(reference: Any) -> Any:
 
 @contextmanager
 def ray_runner() -> Iterator[RayRunner]:
-    """Uses the cluster RAY_ADDRESS names, else starts one in this process and ends it with the block."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray 2.60 warns that it will stop hiding accelerators from tasks that ask for none; we ask for none.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-            # Workers do the work here, so they yield to nobody; Ray would run them at niceness 15.
-            _system_config={"worker_niceness": 0},
-            _node_ip_address="127.0.0.1",
-        )
-    try:
+    """A runner on the cluster of `ray_cluster`, for the length of a block."""
+    with ray_cluster():
         yield RayRunner()
-    finally:
-        ray.shutdown()

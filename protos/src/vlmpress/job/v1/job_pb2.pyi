@@ -2,6 +2,7 @@ import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from vlmpress.quantpack.v1 import quantpack_pb2 as _quantpack_pb2
+from vlmpress.stagetrain.v1 import stagetrain_pb2 as _stagetrain_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -27,14 +28,16 @@ JOB_STATE_FAILED: JobState
 JOB_STATE_CANCELLED: JobState
 
 class JobSpec(_message.Message):
-    __slots__ = ("pack", "pipeline", "sweep")
+    __slots__ = ("pack", "pipeline", "sweep", "train")
     PACK_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_FIELD_NUMBER: _ClassVar[int]
     SWEEP_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_FIELD_NUMBER: _ClassVar[int]
     pack: PackJob
     pipeline: PipelineJob
     sweep: SweepJob
-    def __init__(self, pack: _Optional[_Union[PackJob, _Mapping]] = ..., pipeline: _Optional[_Union[PipelineJob, _Mapping]] = ..., sweep: _Optional[_Union[SweepJob, _Mapping]] = ...) -> None: ...
+    train: TrainJob
+    def __init__(self, pack: _Optional[_Union[PackJob, _Mapping]] = ..., pipeline: _Optional[_Union[PipelineJob, _Mapping]] = ..., sweep: _Optional[_Union[SweepJob, _Mapping]] = ..., train: _Optional[_Union[TrainJob, _Mapping]] = ...) -> None: ...
 
 class PackJob(_message.Message):
     __slots__ = ("model", "scheme", "recipe", "search", "dataset", "num_samples", "num_questions")
@@ -76,8 +79,44 @@ class PipelineJob(_message.Message):
     config_yaml: str
     def __init__(self, config_yaml: _Optional[str] = ...) -> None: ...
 
+class TrainJob(_message.Message):
+    __slots__ = ("model", "dataset", "scheme", "schedule", "settings_yaml", "num_workers", "seed")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    SCHEME_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_YAML_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    dataset: str
+    scheme: str
+    schedule: _stagetrain_pb2.StageSchedule
+    settings_yaml: str
+    num_workers: int
+    seed: int
+    def __init__(self, model: _Optional[str] = ..., dataset: _Optional[str] = ..., scheme: _Optional[str] = ..., schedule: _Optional[_Union[_stagetrain_pb2.StageSchedule, _Mapping]] = ..., settings_yaml: _Optional[str] = ..., num_workers: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class TrainProgress(_message.Message):
+    __slots__ = ("stage", "num_stages", "step", "num_steps", "loss", "tokens_per_second", "seconds_left")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    NUM_STAGES_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    num_stages: int
+    step: int
+    num_steps: int
+    loss: float
+    tokens_per_second: float
+    seconds_left: float
+    def __init__(self, stage: _Optional[int] = ..., num_stages: _Optional[int] = ..., step: _Optional[int] = ..., num_steps: _Optional[int] = ..., loss: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., seconds_left: _Optional[float] = ...) -> None: ...
+
 class Job(_message.Message):
-    __slots__ = ("job_id", "spec", "state", "create_time", "update_time", "progress", "message", "result", "revision")
+    __slots__ = ("job_id", "spec", "state", "create_time", "update_time", "progress", "message", "result", "revision", "train_progress")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +126,7 @@ class Job(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_PROGRESS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     spec: JobSpec
     state: JobState
@@ -96,4 +136,5 @@ class Job(_message.Message):
     message: str
     result: str
     revision: int
-    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ..., result: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+    train_progress: TrainProgress
+    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ..., result: _Optional[str] = ..., revision: _Optional[int] = ..., train_progress: _Optional[_Union[TrainProgress, _Mapping]] = ...) -> None: ...

@@ -47,7 +47,7 @@ class StageTrainServiceServicer(object):
     """
 
     def PlanSchedule(self, request, context):
-        """Stages and costs of a named scheme for a decoder of given depth.
+        """Stages and costs of a schedule for a decoder of given depth.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

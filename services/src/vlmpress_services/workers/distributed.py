@@ -1,0 +1,121 @@
+"""Runs one training function on several workers at once: Ray Train starts them, and starts them again when one dies.
+
+A worker sees what torchrun would give it: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, and a torch
+process group that is there already (gloo; nccl on GPUs, of which each worker has one). Nothing passes through Ray's
+own checkpoints: a function goes on from what it finds in its own folder, and then ends as if nobody had died.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Any
+
+import ray
+from ray.train import TrainingFailedError
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+
+from vlmpress_services.errors import InvalidRequestError, WorkersDiedError
+from vlmpress_services.workers.group import OnReport, WorkerGroup
+from vlmpress_services.workers.ray_cluster import ray_cluster
+from vlmpress_services.workers.reporting import Board, as_worker
+
+POLL_INTERVAL_S = 0.5
+STARTUP_FAILURES = 2
+
+
+def train_on_workers(function: Callable[..., Any], *arguments: Any, group: WorkerGroup, on_progress: OnReport) -> Any:
+    """`function(*arguments, on_progress=...)` on every worker at once; gives what rank 0 returns.
+
+    Ends the workers when `on_progress` raises.
+
+    Args:
+        function: Of an importable module; returns no tensors. What it reports, rank 0 alone passes on.
+        arguments: Picklable.
+        group: The workers.
+        on_progress: Called with what the function last reported, about twice a second.
+
+    Raises:
+        InvalidRequestError: The cluster has fewer cores or GPUs than the workers need.
+        WorkersDiedError: Workers died more often than `group.max_failures` says.
+        Exception: What the function raised on purpose on any worker, as if it had been called here.
+    """
+    with ray_cluster(max(os.cpu_count() or 1, group.num_workers * group.cpus_per_worker)):
+        _check_resources(group)
+        board: Any = ray.remote(num_cpus=0)(Board).remote()
+        trainer: Any = _trainer(function, arguments, group, board)
+        ended = _in_thread(lambda: trainer.fit().return_value)
+        seen = 0
+        try:
+            while not wait([ended], POLL_INTERVAL_S).done:
+                seen = _look(board, seen, on_progress)
+            _look(board, seen, on_progress)
+        except BaseException:
+            # In a cluster of somebody else's, workers find out when they next report.
+            board.stop.remote()
+            raise
+        try:
+            return ended.result()
+        except TrainingFailedError as error:
+            raise WorkersDiedError(
+                f"run {group.name}: expected workers to die at most {group.max_failures} times, got once more"
+            ) from error
+
+
+def _look(board: Any, seen: int, on_progress: OnReport) -> int:
+    """Passes on what is new; raises what ended the run for good."""
+    number, report, error = ray.get(board.read.remote())
+    if number > seen:
+        on_progress(*report)
+    if error is not None:
+        raise error
+    return int(number)
+
+
+def _trainer(function: Callable[..., Any], arguments: tuple[Any, ...], group: WorkerGroup, board: Any) -> TorchTrainer:
+    # Ray's two seconds would be most of a short run, and of every restart.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_INTERVAL_S))
+    run_config: Any = RunConfig(
+        name=group.name,
+        storage_path=str(group.storage.resolve()),
+        # Without a limit Ray tries for ever to start workers that cannot start.
+        failure_config=FailureConfig(max_failures=group.max_failures, controller_failure_limit=STARTUP_FAILURES),
+        logging_config=LoggingConfig(log_level="ERROR"),
+    )
+    return TorchTrainer(
+        as_worker,
+        train_loop_config={"function": function, "arguments": arguments, "group": group, "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=group.num_workers, use_gpu=group.use_gpu, resources_per_worker=_resources(group)
+        ),
+        run_config=run_config,
+    )
+
+
+def _resources(group: WorkerGroup) -> dict[str, float]:
+    return {"CPU": float(group.cpus_per_worker), **({"GPU": 1.0} if group.use_gpu else {})}
+
+
+def _check_resources(group: WorkerGroup) -> None:
+    """Ray would wait for ever for what the cluster does not have."""
+    there = ray.cluster_resources()
+    for name, each in _resources(group).items():
+        if there.get(name, 0) < group.num_workers * each:
+            raise InvalidRequestError(
+                f"num_workers: expected a cluster of {group.num_workers * each:g} {name}, got {there.get(name, 0):g}"
+            )
+
+
+def _in_thread(work: Callable[[], Any]) -> "Future[Any]":
+    """A daemon's result: it must not hold up a process whose run is given up."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="ray train", daemon=True).start()
+    return future

@@ -1,0 +1,48 @@
+"""How many workers share a run, and where it lies; imports no Ray."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlmpress_services.errors import InvalidRequestError
+
+# What a training function reports is between it and who started it.
+OnReport = Callable[..., None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerGroup:
+    """Workers of one run.
+
+    Attributes:
+        num_workers: How many.
+        storage: Folder that every worker can reach; the run's lock and Ray's notes on it lie there.
+        name: Of the run.
+        max_failures: How often the workers are started again after one of them died.
+        use_gpu: One GPU each.
+        cpus_per_worker: Cores and torch threads of each.
+
+    Raises:
+        InvalidRequestError: A number is out of its range.
+    """
+
+    num_workers: int
+    storage: Path
+    name: str
+    max_failures: int = 3
+    use_gpu: bool = False
+    cpus_per_worker: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("num_workers", self.num_workers, 1),
+            ("max_failures", self.max_failures, 0),
+            ("cpus_per_worker", self.cpus_per_worker, 1),
+        ):
+            if value < least:
+                raise InvalidRequestError(f"{name}: expected at least {least}, got {value}")
+
+    @property
+    def lock(self) -> Path:
+        """File that the process of rank 0 holds locked while it trains."""
+        return self.storage / f"{self.name}.lock"
