@@ -61,7 +61,7 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
     torch.set_num_threads(1)
     shape = TinyShape(image_px=32, hidden_size=32, language_intermediate_size=48, max_positions=256)
     turns = (Turn("what color is the shape ?", "red"), Turn("is it a circle ?", "yes"), Turn("is it blue ?", "no"))
-    processor = build_processor([Record("1", None, turns)], shape)
+    processor = build_processor([Record("1", (), turns)], shape)
     model = build_llava(build_tower(shape, seed=0), processor, shape, num_layers=2, seed=0)
     store = LocalStore(tmp_path_factory.mktemp("served") / "store")
     with store.draft() as draft:

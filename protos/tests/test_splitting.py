@@ -10,7 +10,7 @@ EASY_VQA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "eas
 
 
 def sample(number: int, image: str | None, split: str | None = None) -> Record:
-    return Record(str(number), Path(image) if image else None, (Turn("q", "a"),), split)
+    return Record(str(number), (Path(image),) if image else (), (Turn("q", "a"),), split)
 
 
 def test_whole_images_are_drawn() -> None:
@@ -66,10 +66,10 @@ def test_question_types(answer: str, expected: str) -> None:
 
 def test_prior_takes_the_commonest_answer_to_each_question() -> None:
     answers = [("color?", "Red"), ("color?", "blue"), ("Color?", "red"), ("is it?", "no"), ("is it?", "no")]
-    prior = QuestionPrior.fit(Record("0", None, (Turn(*turn),)) for turn in answers)
+    prior = QuestionPrior.fit(Record("0", (), (Turn(*turn),)) for turn in answers)
     assert prior == QuestionPrior({"color?": "red", "is it?": "no"}, "red")
     asked = (Turn("COLOR?", "red"), Turn("is it?", "yes"), Turn("is it?", "no"), Turn("unseen?", "Red"))
-    assert prior.accuracy([Record("1", None, asked)]) == {"all": 0.75, "other": 1.0, "yes/no": 0.5}
+    assert prior.accuracy([Record("1", (), asked)]) == {"all": 0.75, "other": 1.0, "yes/no": 0.5}
 
 
 def test_prior_needs_a_record() -> None:
@@ -84,3 +84,15 @@ def test_easy_vqa_without_looking() -> None:
     accuracy = QuestionPrior.fit(train).accuracy(test)
     assert round(accuracy["all"], 3) == 0.670
     assert round(accuracy["yes/no"], 3) == 0.825
+
+
+def test_records_that_share_an_image_stay_together() -> None:
+    pairs = [(number, number + 1) for number in range(0, 40, 2)] + [(1, 2), (11, 12)]
+    records = [
+        Record(str(n), (Path(f"{a}.png"), Path(f"{b}.png")), (Turn("q", "a"),)) for n, (a, b) in enumerate(pairs)
+    ]
+    for seed in range(20):
+        train, test = split_records(records, seed, 0.3)
+        seen = [{image for record in part for image in record.images} for part in (train, test)]
+        assert not seen[0] & seen[1]
+        assert {r.id for r in split_records(records[::-1], seed, 0.3)[1]} == {r.id for r in test}

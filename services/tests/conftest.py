@@ -79,7 +79,7 @@ def tiny_llava_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     shape = TinyShape(image_px=32, hidden_size=32, language_intermediate_size=48, max_positions=256)
     turns = (Turn("what color is the shape ?", "red"), Turn("is it a circle ?", "yes"), Turn("is it blue ?", "no"))
-    processor = build_processor([Record("1", None, turns)], shape)
+    processor = build_processor([Record("1", (), turns)], shape)
     model = build_llava(build_tower(shape, seed=0), processor, shape, num_layers=2, seed=0)
     directory = tmp_path_factory.mktemp("tiny") / "llava"
     model.save_pretrained(directory)
@@ -118,7 +118,7 @@ def add_dataset(store: LocalStore) -> Callable[..., Artifact]:
                 name = images / f"{number}.png"
                 Image.new("RGB", (40, 30), (40 * number % 256, 90, 200)).save(name)
                 turn = Turn("what color is the shape ?", "red") if number % 2 else Turn("is it a circle ?", "yes")
-                records.append(Record(str(number), name, (turn,), "train" if number < num_train else "test"))
+                records.append(Record(str(number), (name,), (turn,), "train" if number < num_train else "test"))
             write_records(draft.path / "records.jsonl", records, images)
             spec = dataset_pb2.Dataset(name="tiny", num_train=num_train, num_test=num_test)
             return draft.commit(spec, producer=PRODUCER)

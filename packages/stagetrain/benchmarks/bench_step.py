@@ -40,8 +40,8 @@ def records(folder: Path, num_images: int) -> list[Record]:
         Image.new("RGB", (64, 64), colour).save(path)
         for number, other in enumerate((*COLOURS, *COLOURS)):
             turn = Turn(f"is this {other} or is it not", "yes" if other == colour else "no")
-            made.append(Record(f"{index}.{number}", path, (turn,)))
-        made += [Record(f"{index}.c{i}", path, (Turn("what colour is this", colour),)) for i in range(6)]
+            made.append(Record(f"{index}.{number}", (path,), (turn,)))
+        made += [Record(f"{index}.c{i}", (path,), (Turn("what colour is this", colour),)) for i in range(6)]
     return made
 
 

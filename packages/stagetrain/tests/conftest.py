@@ -104,7 +104,7 @@ def make_records(folder: Path, num_images: int, size: int = 16) -> list[Record]:
         others = [other for other in COLOURS if other != colour]
         turns = [("what colour is this", colour), (f"is this {colour}", "yes"), (f"is it {colour}", "yes")]
         turns += [(f"is this {other}", "no") for other in others]
-        records += [Record(f"{index}.{i}", path, (Turn(*turn),)) for i, turn in enumerate(turns)]
+        records += [Record(f"{index}.{i}", (path,), (Turn(*turn),)) for i, turn in enumerate(turns)]
     return records
 
 

@@ -7,8 +7,8 @@ from vlmpress.data import Record, Turn
 
 
 def test_answers_and_their_end_are_labels(run_folder, processor):
-    record = Record(id="a", image=run_folder / "0.png", turns=(Turn("where", "nw"), Turn("where", "nw ne")))
-    short = Record(id="b", image=run_folder / "1.png", turns=(Turn("where", "ne"),))
+    record = Record(id="a", images=(run_folder / "0.png",), turns=(Turn("where", "nw"), Turn("where", "nw ne")))
+    short = Record(id="b", images=(run_folder / "1.png",), turns=(Turn("where", "ne"),))
     batch = RecordBatches([record, short], processor(), batch_size=2, seed=0)(0)
     rows = sorted(zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True), key=lambda row: row[0][-1])
     (short_ids, short_labels), (ids, labels) = rows
@@ -23,7 +23,7 @@ def test_answers_and_their_end_are_labels(run_folder, processor):
 
 def test_batches_are_keyed_on_the_step_and_cover_every_record(run_folder, processor):
     records = [
-        Record(id=word, image=run_folder / f"{number}.png", turns=(Turn("where", word),))
+        Record(id=word, images=(run_folder / f"{number}.png",), turns=(Turn("where", word),))
         for number, word in enumerate(["nw", "ne", "sw", "se"])
     ]
     one, other = (RecordBatches(records, processor(), batch_size=3, seed=1) for _ in range(2))
@@ -36,10 +36,10 @@ def test_batches_are_keyed_on_the_step_and_cover_every_record(run_folder, proces
 
 
 def test_bad_data_is_refused(run_folder, processor):
-    text_only = Record(id="t", image=None, turns=(Turn("where", "nw"),))
+    text_only = Record(id="t", images=(), turns=(Turn("where", "nw"),))
     with pytest.raises(BatchError, match="records with images"):
         RecordBatches([text_only], processor(), batch_size=1, seed=0)
     (run_folder / "bad.png").write_bytes(b"no image")
-    broken = Record(id="x", image=run_folder / "bad.png", turns=(Turn("where", "nw"),))
+    broken = Record(id="x", images=(run_folder / "bad.png",), turns=(Turn("where", "nw"),))
     with pytest.raises(BatchError, match=r"bad\.png: expected a readable image"):
         RecordBatches([broken], processor(), batch_size=1, seed=0)(0)

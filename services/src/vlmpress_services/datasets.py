@@ -9,7 +9,7 @@ RECORDS, EVALUATION, IMAGES = "records.jsonl", "evaluation.jsonl", "images"
 
 def read_split(path: Path, split: str) -> list[Record]:
     """The "train" or "test" records of a dataset artifact's directory."""
-    return [record for record in load_records(path / RECORDS, path / IMAGES) if record.split == split]
+    return load_records(path / RECORDS, path / IMAGES, split=split)
 
 
 def read_evaluation(path: Path) -> list[Record]:

@@ -10,7 +10,7 @@ TEXTS = ["is there a red shape?", "It's 3.5, isn't it?", "what  color?", "red"]
 
 @pytest.fixture(scope="module")
 def records():
-    return [Record(str(i), None, (Turn(text, "yes"),)) for i, text in enumerate(TEXTS)]
+    return [Record(str(i), (), (Turn(text, "yes"),)) for i, text in enumerate(TEXTS)]
 
 
 @pytest.fixture(scope="module")

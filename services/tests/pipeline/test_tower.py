@@ -9,7 +9,7 @@ from vlmpress_services.pipeline.tower import _masked_loss, attribute_task
 
 
 def _record(image, question, answer):
-    return Record("x", Path(image), (Turn(question, answer),))
+    return Record("x", (Path(image),), (Turn(question, answer),))
 
 
 def test_common_questions_become_tasks_and_rare_ones_do_not():

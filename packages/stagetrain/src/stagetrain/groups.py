@@ -34,7 +34,7 @@ class ImageGroups(Sequence[Sample]):
     def __init__(self, records: Sequence[Record]) -> None:
         groups: dict[str, list[Record]] = {}
         for number, record in enumerate(records):
-            key = f"text {number}" if record.image is None else f"image {record.image}"
+            key = f"text {number}" if not record.images else f"images {record.images}"
             groups.setdefault(key, []).append(record)
         if not groups:
             raise SampleError("records to train on: expected at least one, got none")

@@ -93,8 +93,7 @@ def _image_files(files: list[Path], data: Path | None, images: Path | None, num_
         return files
     if files:
         raise UserError("expected either --data DATASET or IMAGES..., got both")
-    records = load_records(data, images)
-    paths = [record.image for record in records if record.image is not None and record.split != "test"]
+    paths = [path for record in load_records(data, images) if record.split != "test" for path in record.images]
     return list(dict.fromkeys(paths))[:num_images]
 
 

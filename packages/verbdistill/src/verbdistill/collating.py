@@ -2,15 +2,16 @@
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from verbdistill.errors import BatchError
 from verbdistill.hidden import IGNORED
-from vlmpress.data import Record
+from vlmpress.data import Record, chat_messages
 
 Row = tuple[Tensor, Tensor, Tensor]
 """Token ids [T], labels [T], pixel values [num_images, 3, H, W]."""
@@ -29,7 +30,7 @@ class RecordBatches:
         Raises:
             BatchError: There is none, or the batch size is below 1.
         """
-        self._records = [record for record in records if record.image is not None]
+        self._records = [record for record in records if record.images]
         if not self._records or batch_size < 1:
             raise BatchError(
                 f"data: expected records with images and a batch size of at least 1, got {len(self._records)} "
@@ -63,26 +64,32 @@ class RecordBatches:
         return self._order[1][place]
 
     def _row(self, record: Record) -> Row:
-        assert record.image is not None
-        try:
-            with Image.open(record.image) as file:
-                image = file.convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
-            raise BatchError(f"{record.image}: expected a readable image, got {error}") from error
+        images = [_image(path) for path in record.images]
         ids: list[int] = []
         labels: list[int] = []
-        pixels: Tensor | None = None
-        for segment, is_answer in _segments(record, self._processor):
-            if pixels is None:
-                # The first segment holds the image mark, which the processor turns into placeholders.
-                encoded = self._processor(images=image, text=segment, return_tensors="pt")
-                pixels, tokens = encoded["pixel_values"], encoded["input_ids"][0].tolist()
+        pixels: list[Tensor] = []
+        for number, (segment, is_answer) in enumerate(_segments(record, self._processor)):
+            # The processor turns image marks into placeholders.
+            count = 0 if is_answer else segment.count(self._processor.image_token)
+            if count:
+                own, images = images[:count], images[count:]
+                special = {} if number == 0 else {"add_special_tokens": False}
+                encoded = self._processor(images=own, text=segment, return_tensors="pt", **special)
+                pixels.append(encoded["pixel_values"])
+                tokens = encoded["input_ids"][0].tolist()
             else:
-                tokens = self._processor.tokenizer(segment, add_special_tokens=False)["input_ids"]
+                tokens = self._processor.tokenizer(segment, add_special_tokens=number == 0)["input_ids"]
             ids += tokens
             labels += tokens if is_answer else [IGNORED] * len(tokens)
-        assert pixels is not None
-        return torch.tensor(ids), torch.tensor(labels), pixels
+        return torch.tensor(ids), torch.tensor(labels), torch.cat(pixels)
+
+
+def _image(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BatchError(f"{path}: expected a readable image, got {error}") from error
 
 
 def _segments(record: Record, processor: Any) -> list[tuple[str, bool]]:
@@ -91,14 +98,11 @@ def _segments(record: Record, processor: Any) -> list[tuple[str, bool]]:
     Raises:
         BatchError: The chat template rewrites earlier turns, so that answers cannot be found in its text.
     """
-    messages: list[dict[str, Any]] = []
+    messages = chat_messages(record.turns, len(record.images))
     done, segments = "", []
-    for number, turn in enumerate(record.turns):
-        content = [{"type": "image"}] if number == 0 else []
-        messages.append({"role": "user", "content": [*content, {"type": "text", "text": turn.question}]})
-        asked = processor.apply_chat_template(messages, add_generation_prompt=True)
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
-        answered = processor.apply_chat_template(messages)
+    for end in range(2, len(messages) + 1, 2):
+        asked = processor.apply_chat_template(messages[: end - 1], add_generation_prompt=True)
+        answered = processor.apply_chat_template(messages[:end])
         if not (asked.startswith(done) and answered.startswith(asked)):
             raise BatchError(f"record {record.id}: expected a chat template that only appends, got rewritten turns")
         segments += [(asked[len(done) :], False), (answered[len(asked) :], True)]

@@ -7,6 +7,9 @@ from pathlib import Path
 question_types = ("yes/no", "number", "other")
 """The answer types of VQAv2, in its order."""
 
+IMAGE_MARK = "<image>"
+"""Stands in a question's text where an image belongs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -18,19 +21,30 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A conversation about an image.
+    """A conversation about images.
 
     Attributes:
         id: As the file says, else its place in the file counted from 0.
-        image: Path of the image; None for a conversation without one.
-        turns: Questions and answers in order, at least one.
+        images: Paths of the images in their order; a video is its frames.
+        turns: Questions and answers in order, at least one. Questions either hold one IMAGE_MARK for each image,
+            which says where it goes, or none: then all images go to the first question, before or behind it.
         split: "train" or "test" where the file says so, else None.
     """
 
     id: str
-    image: Path | None
+    images: tuple[Path, ...]
     turns: tuple[Turn, ...]
     split: str | None = None
+
+    @property
+    def image(self) -> Path | None:
+        """The first image; None for a conversation without one."""
+        return self.images[0] if self.images else None
+
+    @property
+    def text_length(self) -> int:
+        """Characters of all questions and answers."""
+        return sum(len(turn.question) + len(turn.answer) for turn in self.turns)
 
 
 def question_type(answer: str) -> str:

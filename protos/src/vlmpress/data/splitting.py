@@ -11,16 +11,20 @@ from vlmpress.data.records import Record
 def split_records(records: Sequence[Record], seed: int, test_share: float = 0.1) -> tuple[list[Record], list[Record]]:
     """Training and test records: as the file says, else a seeded share of the images.
 
-    Whole images are drawn, so that no test image was ever seen in training; a record without an
-    image counts as an image of its own.
+    Whole images are drawn, so that no test image was ever seen in training: records that share an
+    image stay together. A record without an image counts as an image of its own.
 
     Raises:
         DataError: One of the two sets would be empty.
     """
     if records and records[0].split is None:
-        keys = sorted({_key(record) for record in records})
+        groups = _groups(records)
+        keys = sorted(set(groups))
         chosen = set(random.Random(seed).sample(keys, max(1, round(len(keys) * test_share))))
-        records = [replace(record, split="test" if _key(record) in chosen else "train") for record in records]
+        records = [
+            replace(record, split="test" if group in chosen else "train")
+            for record, group in zip(records, groups, strict=True)
+        ]
     train = [record for record in records if record.split == "train"]
     test = [record for record in records if record.split == "test"]
     if not train or not test:
@@ -28,5 +32,18 @@ def split_records(records: Sequence[Record], seed: int, test_share: float = 0.1)
     return train, test
 
 
-def _key(record: Record) -> tuple[bool, str]:
-    return (True, str(record.image)) if record.image is not None else (False, record.id)
+def _groups(records: Sequence[Record]) -> list[tuple[bool, str]]:
+    """A name for each record, equal for all that share an image with it, directly or through others."""
+    parents: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parents.setdefault(name, name) != name:
+            parents[name] = name = parents[parents[name]]
+        return name
+
+    for record in records:
+        for image in record.images:
+            # The lesser name of a group stands for it, whatever the order of the records.
+            low, high = sorted((root(str(record.image)), root(str(image))))
+            parents[high] = low
+    return [(True, root(str(record.image))) if record.images else (False, record.id) for record in records]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vlmpress.data.errors import DataError
-from vlmpress.data.records import Record
+from vlmpress.data.records import IMAGE_MARK, Record
 
 
 def write_records(file: Path, records: Iterable[Record], images: Path) -> None:
@@ -20,16 +20,22 @@ def write_records(file: Path, records: Iterable[Record], images: Path) -> None:
 
 
 def _entry(record: Record, images: Path) -> dict[str, object]:
-    mark = "<image>\n" if record.image is not None else ""
+    marked = any(IMAGE_MARK in turn.question for turn in record.turns)
+    marks = "" if marked else f"{IMAGE_MARK}\n" * len(record.images)
     messages = []
     for position, turn in enumerate(record.turns):
-        messages.append({"from": "human", "value": (mark if position == 0 else "") + turn.question})
+        messages.append({"from": "human", "value": (marks if position == 0 else "") + turn.question})
         messages.append({"from": "gpt", "value": turn.answer})
     entry: dict[str, object] = {"id": record.id, "conversations": messages}
-    if record.image is not None:
-        if not record.image.is_relative_to(images):
-            raise DataError(f"record {record.id}: image: expected a path below {images}, got {record.image}")
-        entry["image"] = record.image.relative_to(images).as_posix()
+    names = [_relative(record, image, images) for image in record.images]
+    if names:
+        entry["image"] = names if len(names) > 1 else names[0]
     if record.split is not None:
         entry["split"] = record.split
     return entry
+
+
+def _relative(record: Record, image: Path, images: Path) -> str:
+    if not image.is_relative_to(images):
+        raise DataError(f"record {record.id}: image: expected a path below {images}, got {image}")
+    return image.relative_to(images).as_posix()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vlmpress.data import DataError, QuestionPrior, Record, load_records, split_records, write_records
+from vlmpress.data import IMAGE_MARK, DataError, QuestionPrior, Record, load_records, split_records, write_records
 from vlmpress.dataset.v1 import dataset_pb2
 from vlmpress_services.datasets import EVALUATION, IMAGES, RECORDS
 from vlmpress_services.pipeline.config import DataConfig
@@ -32,7 +32,7 @@ def make_dataset(config: DataConfig, seed: int, work: Work) -> Outcome:
             lambda done, _: work.progress.update(config.num_train_images + done, total),
         )
     else:
-        train, test = split_records(load_records(config.file, config.images), seed)
+        train, test = split_records(_about_one_image(config.file, load_records(config.file, config.images)), seed)
         for name, records in (("training", train), ("test", test)):
             if all(record.image is None for record in records):
                 raise DataError(f"{config.file}: expected {name} records with images, got none")
@@ -64,7 +64,7 @@ def _questions(test: Sequence[Record], limit: int, seed: int) -> list[Record]:
 
 def _copy_images(records: Sequence[Record], folder: Path, on_progress: OnProgress) -> dict[Path, Path]:
     """Copies every image once, numbered, since two folders may hold the same name."""
-    sources = sorted({record.image for record in records if record.image is not None})
+    sources = sorted({path for record in records for path in record.images})
     copied = {}
     for index, source in enumerate(sources):
         copied[source] = folder / f"{index:06d}{source.suffix.lower()}"
@@ -74,4 +74,19 @@ def _copy_images(records: Sequence[Record], folder: Path, on_progress: OnProgres
 
 
 def _moved(record: Record, copied: dict[Path, Path]) -> Record:
-    return record if record.image is None else replace(record, image=copied[record.image])
+    return replace(record, images=tuple(copied[path] for path in record.images))
+
+
+def _about_one_image(file: Path, records: list[Record]) -> list[Record]:
+    """The records, if the models of this job can take them all: one image, before or behind the question.
+
+    Raises:
+        DataError: A record has several images, or its image stands inside the text.
+    """
+    for record in records:
+        if len(record.images) > 1 or (record.images and any(IMAGE_MARK in turn.question for turn in record.turns)):
+            raise DataError(
+                f"{file}: record {record.id}: expected at most one image, before or behind the first question, got"
+                f" {len(record.images)}{' inside the text' if len(record.images) == 1 else ''}"
+            )
+    return records

@@ -147,7 +147,7 @@ def _data_key(config: RunConfig) -> dict[str, Any]:
     key = asdict(config.data)
     if config.data.file is not None:
         records = load_records(config.data.file, config.data.images)
-        images = sorted({record.image for record in records if record.image is not None})
+        images = sorted({path for record in records for path in record.images})
         key["sha256"] = digest_file(config.data.file)
         key["images"] = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in images]
     return key

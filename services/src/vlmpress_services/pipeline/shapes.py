@@ -47,7 +47,7 @@ def draw_records(
         path = folder / f"{split}-{index:05d}.png"
         _draw(color, shape, rng).save(path)
         for number, turn in enumerate(_ask(color, shape, rng)):
-            records.append(Record(f"{split}-{index:05d}-{number}", path, (turn,), split))
+            records.append(Record(f"{split}-{index:05d}-{number}", (path,), (turn,), split))
         on_image(index + 1, num_images)
     return records
 

@@ -95,7 +95,7 @@ def make_policy(student: Artifact, dataset: Artifact, config: ReductionStep, wor
     """Calibrates tau on training images so that the wanted share of visual tokens stays, on average."""
     model, processor = open_llava(student)
     records = read_split(dataset.path, "train")
-    paths = list(dict.fromkeys(record.image for record in records if record.image is not None))
+    paths = list(dict.fromkeys(path for record in records for path in record.images))
     paths = paths[: config.num_calibration_images]
     batches = []
     with torch.no_grad():

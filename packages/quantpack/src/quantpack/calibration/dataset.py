@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quantpack.errors import CalibrationError, MissingExtraError
 from vlmpress.artifact import ArtifactError, import_model_code
-from vlmpress.data import Record, Turn, load_records
+from vlmpress.data import IMAGE_MARK, Record, Turn, chat_messages, load_records
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -126,9 +126,9 @@ def _turns(records: Sequence[Record]) -> Iterator[tuple[Record, Turn]]:
 
 def _question(record: Record, turn: Turn, processor: Any) -> Question:
     """A question and its answer, as the model's chat template puts them."""
-    content: list[dict[str, str]] = [{"type": "image"}] if record.image is not None else []
-    asked = [{"role": "user", "content": [*content, {"type": "text", "text": turn.question}]}]
-    answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": turn.answer}]}]
+    images = _images_of(record, turn)
+    answered = chat_messages([turn], len(images))
+    asked = answered[:1]
     try:
         prompt = processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
         whole = processor.apply_chat_template(answered, tokenize=False)
@@ -138,13 +138,26 @@ def _question(record: Record, turn: Turn, processor: Any) -> Question:
         raise CalibrationError(f"record {record.id}: expected a processor with a chat template, got {error}") from error
     if not whole.startswith(prompt):
         raise CalibrationError(f"record {record.id}: expected a chat template that only appends, got {whole!r:.200}")
-    image = None if record.image is None else _image(record.image)
-    encoded = dict(processor(text=prompt, images=image, return_tensors="pt"))
+    pictures = [_image(path) for path in images] or None
+    encoded = dict(processor(text=prompt, images=pictures, return_tensors="pt"))
     answer = torch.tensor([processor.tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]])
     prompt_ids = encoded["input_ids"]
     sample = {name: _extended(name, value, prompt_ids, answer) for name, value in encoded.items()}
     labels = torch.cat((torch.full_like(prompt_ids, IGNORED), answer), 1)
     return Question(sample=sample, labels=labels)
+
+
+def _images_of(record: Record, turn: Turn) -> tuple[Path, ...]:
+    """Images of a question that is asked without the others: its own, or where it places none all before it."""
+    if not any(IMAGE_MARK in one.question for one in record.turns):
+        return record.images
+    end = 0
+    for one in record.turns:
+        own = one.question.count(IMAGE_MARK)
+        end += own
+        if one is turn:
+            return record.images[end - own if own else 0 : end]
+    raise AssertionError(f"record {record.id}: the turn is one of another record")
 
 
 def _extended(name: str, value: Tensor, prompt_ids: Tensor, answer: Tensor) -> Tensor:
