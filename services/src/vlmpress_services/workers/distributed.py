@@ -12,14 +12,15 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 import ray
-from ray.train import TrainingFailedError
+from ray.train import TrainingFailedError, get_context
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
 from vlmpress_services.errors import InvalidRequestError, WorkersDiedError
+from vlmpress_services.locking import locked
 from vlmpress_services.workers.group import OnReport, WorkerGroup
 from vlmpress_services.workers.ray_cluster import ray_cluster
-from vlmpress_services.workers.reporting import Board, as_worker
+from vlmpress_services.workers.reporting import FINAL_ERRORS, Reporter, Watch
 
 POLL_INTERVAL_S = 0.5
 STARTUP_FAILURES = 2
@@ -43,17 +44,16 @@ def train_on_workers(function: Callable[..., Any], *arguments: Any, group: Worke
     """
     with ray_cluster(max(os.cpu_count() or 1, group.num_workers * group.cpus_per_worker)):
         _check_resources(group)
-        board: Any = ray.remote(num_cpus=0)(Board).remote()
-        trainer: Any = _trainer(function, arguments, group, board)
+        watch = Watch(on_progress)
+        trainer: Any = _trainer(function, arguments, group, watch.board)
         ended = _in_thread(lambda: trainer.fit().return_value)
-        seen = 0
         try:
             while not wait([ended], POLL_INTERVAL_S).done:
-                seen = _look(board, seen, on_progress)
-            _look(board, seen, on_progress)
+                watch.look()
+            watch.look()
         except BaseException:
-            # In a cluster of somebody else's, workers find out when they next report.
-            board.stop.remote()
+            # A cluster of ours ends with the block; in another one workers find out when they next report.
+            watch.give_up()
             raise
         try:
             return ended.result()
@@ -63,14 +63,28 @@ def train_on_workers(function: Callable[..., Any], *arguments: Any, group: Worke
             ) from error
 
 
-def _look(board: Any, seen: int, on_progress: OnReport) -> int:
-    """Passes on what is new; raises what ended the run for good."""
-    number, report, error = ray.get(board.read.remote())
-    if number > seen:
-        on_progress(*report)
-    if error is not None:
-        raise error
-    return int(number)
+def _on_worker(config: dict[str, Any]) -> Any:
+    """Runs the function on one worker."""
+    import torch
+
+    group, reporter = config["group"], Reporter(config["board"])
+    # As in the local runner: sums in another order would be another result.
+    torch.set_num_threads(group.cpus_per_worker)
+    reporter.check()
+    try:
+        if get_context().get_world_rank() != 0:
+            return config["function"](*config["arguments"], on_progress=_silent)
+        with locked(group.lock):
+            result = config["function"](*config["arguments"], on_progress=reporter)
+        reporter.flush()
+        return result
+    except FINAL_ERRORS as error:
+        reporter.fail(error)
+        raise
+
+
+def _silent(*_: Any) -> None:
+    """What ranks other than 0 report."""
 
 
 def _trainer(function: Callable[..., Any], arguments: tuple[Any, ...], group: WorkerGroup, board: Any) -> TorchTrainer:
@@ -84,7 +98,7 @@ def _trainer(function: Callable[..., Any], arguments: tuple[Any, ...], group: Wo
         logging_config=LoggingConfig(log_level="ERROR"),
     )
     return TorchTrainer(
-        as_worker,
+        _on_worker,
         train_loop_config={"function": function, "arguments": arguments, "group": group, "board": board},
         scaling_config=ScalingConfig(
             num_workers=group.num_workers, use_gpu=group.use_gpu, resources_per_worker=_resources(group)

@@ -1,6 +1,5 @@
 """Runs work on a Ray cluster."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,36 +9,15 @@ import ray
 from vlmpress_services.pipeline.runners import OnProgress
 from vlmpress_services.workers.group import OnReport, WorkerGroup
 from vlmpress_services.workers.ray_cluster import ray_cluster
+from vlmpress_services.workers.reporting import Reporter, Watch, result
 
 POLL_INTERVAL_S = 0.5
 
 
-class _Board:
-    """Holds the last progress a worker reported."""
-
-    def __init__(self) -> None:
-        self._state = (0, 0, "")
-
-    def report(self, done: int, total: int, note: str) -> None:
-        self._state = (done, total, note)
-
-    def read(self) -> tuple[int, int, str]:
-        return self._state
-
-
 def _reporting(function: Callable[..., Any], board: Any, *arguments: Any) -> Any:
-    """Runs in the worker: tells the board at most every half second."""
+    """Runs in the worker."""
     _single_thread()
-    last_s = 0.0
-
-    def report(done: int, total: int, note: str) -> None:
-        nonlocal last_s
-        now_s = time.monotonic()
-        if now_s - last_s >= POLL_INTERVAL_S:
-            last_s = now_s
-            board.report.remote(done, total, note)
-
-    return function(*arguments, on_progress=report)
+    return function(*arguments, on_progress=Reporter(board))
 
 
 def _plain(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -61,12 +39,11 @@ class RayRunner:
 
     def call(self, function: Callable[..., Any], *arguments: Any, on_progress: OnProgress) -> Any:
         """One task; its progress comes through an actor."""
-        board: Any = ray.remote(num_cpus=0)(_Board)
-        board = board.remote()
-        pending = ray.remote(num_cpus=1)(_reporting).remote(function, board, *arguments)
+        watch = Watch(on_progress)
+        pending = ray.remote(num_cpus=1)(_reporting).remote(function, watch.board, *arguments)
         while not ray.wait([pending], timeout=POLL_INTERVAL_S)[0]:
-            on_progress(*ray.get(board.read.remote()))
-        return _result(pending)
+            watch.look()
+        return result(pending)
 
     def map(
         self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], on_progress: OnProgress
@@ -78,7 +55,7 @@ class RayRunner:
         while pending:
             _, pending = ray.wait(pending)
             on_progress(len(references) - len(pending), len(references), "")
-        return [_result(reference) for reference in references]
+        return [result(reference) for reference in references]
 
     def train(self, function: Callable[..., Any], *arguments: Any, group: WorkerGroup, on_progress: OnReport) -> Any:
         """Ray Train's workers; see `train_on_workers`."""
@@ -86,14 +63,6 @@ class RayRunner:
         from vlmpress_services.workers.distributed import train_on_workers
 
         return train_on_workers(function, *arguments, group=group, on_progress=on_progress)
-
-
-def _result(reference: Any) -> Any:
-    """The task's result, or the error it raised, as if it had been called here."""
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, Exception) else error) from None
 
 
 @contextmanager
