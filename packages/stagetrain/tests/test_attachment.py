@@ -61,7 +61,7 @@ def reference_row(model: Any, ids: list[int], pixels: torch.Tensor, layer: int, 
 
 
 @pytest.mark.parametrize("rows", [[ONE], [TWO_IMAGES], [APART], [TEXT, ONE], [ONE, TWO_IMAGES, TEXT, APART, ONE[:6]]])
-@pytest.mark.parametrize(("layer", "stride"), [(1, 2), (2, 3), (3, 4), (1, 64)])
+@pytest.mark.parametrize(("layer", "stride"), [(1, 2), (2, 3), (3, 4), (0, 2)])
 def test_logits_equal_a_token_by_token_reference(
     make_model: MakeModel, rows: list[list[int]], layer: int, stride: int
 ) -> None:
@@ -238,9 +238,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_model: MakeModel) 
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize(("layer", "stride"), [(0, 2), (3, 2), (-1, 2), (1, 0)])
+@pytest.mark.parametrize(("layer", "stride"), [(3, 2), (-1, 2), (1, 0), (1, 5)])
 def test_impossible_places_are_refused(make_model: MakeModel, layer: int, stride: int) -> None:
-    with pytest.raises(ScheduleError, match="expected a layer"):
+    with pytest.raises(ScheduleError, match=r"expected a (layer|stride)"):
         attach(make_model(3)).set(CompressionSetting(layer=layer, stride=stride))
 
 

@@ -1,240 +1,400 @@
-"""Pools visual tokens before a decoder layer of a Llava model, by hooks on that one model.
+"""Compresses visual tokens before a decoder layer of a model, by hooks on that one model.
 
-Hooks exist only while a stage is active, so an inactive model is the plain model. Layers before
-`layer` see every token. At `layer` the hidden states are pooled, and from there on every layer gets
-the mask, positions and rotary tables of the pooled tokens: the decoder makes these once, for all
-its layers. With a KV cache, deep layers hold fewer keys than shallow ones. The cache's length is
-read from layer 0, so decode positions go on counting every token; which keys the deep layers hold
-is remembered for as long as the cache lives.
+Hooks exist only while a setting is in force, so an inactive model is the plain model. Layers before K see
+every token. At K the hidden states are compressed, and from there on every layer gets the mask, positions and
+rotary tables of what is left: the decoder makes these once, for all its layers. With K = 0 the decoder itself
+gets embeddings, positions and a mask of what is left.
+
+With a KV cache, layer K's part of it remembers which tokens its keys stand for (`cache_layer`). A cache's
+length goes on counting every token, and so do positions and masks that come from outside.
 """
 
-import weakref
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
-from transformers import LlavaForConditionalGeneration
+from transformers import DynamicCache
 
-from stagetrain import pooling
+from stagetrain import masks, pooling
+from stagetrain.attention_probe import visual_scores
+from stagetrain.cache_layer import Keys, compressed_layer
+from stagetrain.compressors import Compressor, Units, compressor_named, num_left
 from stagetrain.errors import PoolingUnsupportedError, ScheduleError
+from stagetrain.families import Family, Layout, family_of
 from stagetrain.setting import CompressionSetting
 
-_Call = tuple[tuple[Any, ...], dict[str, Any]]
+MODULE_NAME = "visual_compressor"
+"""Name of a learned compressor among the model's submodules."""
+
+_MOST_TOKENS = 1024
+"""Visual tokens of a unit that a learned compressor is made for where the model sets no limit."""
+
+_Hooked = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Keys:
-    """Keys that the deep layers see.
+class _Call:
+    """What the model's arguments say of the tokens.
 
     Attributes:
-        layer: First deep layer.
-        length: Tokens they were made of.
-        columns: Token standing for each key, [B, Q] int64.
-        real: Which keys are not padding, [B, Q] bool.
+        ids: Tokens, [B, T].
+        layout: Where the visual ones are.
+        labels: [B, T], if the call has any.
     """
 
-    layer: int
-    length: int
-    columns: torch.Tensor
-    real: torch.Tensor
+    ids: torch.Tensor
+    layout: Layout
+    labels: torch.Tensor | None = None
 
 
 @dataclass(slots=True)
-class _Deep:
-    """What layers from `layer` on get in one forward instead of what the decoder made."""
+class _Step:
+    """One forward of the decoder.
 
-    plan: pooling.PoolPlan
-    keys: _Keys
-    position_ids: torch.Tensor
-    position_embeddings: Any
+    Attributes:
+        call: What the model's arguments said; None: all tokens are text.
+        num_seen: Tokens before these.
+        positions: Rotary positions, [..., B, T].
+        padding: The mask that the decoder got.
+        plan: What becomes of the tokens; from layer K on.
+        keys: What layer K and all deeper ones attend to.
+        tables: Rotary tables of what is left.
+        masks: Pairs of a mask and its pooled form.
+    """
+
+    call: _Call | None
+    num_seen: int
+    positions: torch.Tensor
+    padding: Any
+    plan: pooling.PoolPlan | None = None
+    keys: Keys | None = None
+    tables: Any = None
     masks: list[tuple[Any, Any]] = field(default_factory=list)
-
-    def mask(self, original: Any) -> Any:
-        """The pooled form of a mask; made once for all layers that share it."""
-        for known, pooled in self.masks:
-            if known is original:
-                return pooled
-        pooled = _pool_mask(original, self.plan, self.keys)
-        self.masks.append((original, pooled))
-        return pooled
 
 
 class Attachment:
-    """Handle on a model's pooling; made by `attach`. One for a model.
+    """Handle on a model's compression; made by `attach`. One for a model.
 
     A KV cache belongs to the setting it was begun with.
+
+    Args:
+        model: The model.
+        family: Its family.
+        seed: Of what is drawn outside of training.
     """
 
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+    def __init__(self, model: Any, family: Family, seed: int) -> None:
+        self.seed = seed
         self._model = model
+        self._family = family
+        self._decoder = family.decoder(model)
         self._hooks: list[RemovableHandle] = []
-        self._layer = 0
-        self._stride = 1
-        self._plan: pooling.PoolPlan | None = None
-        self._planned_for: Any = None
-        self._deep: _Deep | None = None
-        self._caches: weakref.WeakKeyDictionary[Any, _Keys] = weakref.WeakKeyDictionary()
+        self._setting: CompressionSetting | None = None
+        self._compressor: Compressor | None = None
+        self._call: _Call | None = None
+        self._step: _Step | None = None
+
+    @property
+    def setting(self) -> CompressionSetting | None:
+        """The setting in force."""
+        return self._setting
+
+    @property
+    def compressor(self) -> Compressor | None:
+        """The compressor in force."""
+        return self._compressor
+
+    @property
+    def module(self) -> torch.nn.Module | None:
+        """The learned part of a compressor that was set, a submodule of the model until `detach`."""
+        module: torch.nn.Module | None = getattr(self._model, MODULE_NAME, None)
+        return module
 
     def set(self, setting: CompressionSetting) -> None:
         """Compresses visual tokens from the next forward on.
 
+        A learned compressor is made once and kept until `detach`.
+
         Raises:
-            ScheduleError: The decoder has no such layer behind its first, or `stride` is below 1.
+            ScheduleError: The decoder has no such layer, no unit has as many tokens as `stride`, or a learned
+                compressor is to act behind the first layer or was made for fewer slots.
         """
-        layers = self._model.model.language_model.layers
-        layer, stride = setting.layer, setting.stride
-        if not 1 <= layer < len(layers) or stride < 1:
-            raise ScheduleError(
-                f"pooling: expected a layer from 1 to {len(layers) - 1} and a stride of at least 1,"
-                f" got {layer} and {stride}"
-            )
+        compressor = self._checked(setting)
         self.clear()
-        self._layer, self._stride = layer, stride
-        if stride == 1:
-            return
+        self._register_module(compressor, setting)
+        self._setting, self._compressor = setting, compressor
+        before, layers = self._hook, self._decoder.layers
         self._hooks = [
-            self._model.register_forward_pre_hook(self._before_model, with_kwargs=True),
-            self._model.model.register_forward_pre_hook(self._before_decoder, with_kwargs=True),
-            layers[layer].register_forward_pre_hook(self._before_pooling_layer, with_kwargs=True),
+            before(self._model, self._before_model),
+            before(self._model.model, self._before_base),
+            before(self._decoder, self._before_decoder),
+            self._decoder.register_forward_hook(self._after_decoder),
         ]
-        for deep in layers[layer + 1 :]:
-            self._hooks.append(deep.register_forward_pre_hook(self._before_deep_layer, with_kwargs=True))
+        if setting.layer:
+            self._hooks.append(before(layers[setting.layer], self._before_compressing_layer))
+        self._hooks += [before(deep, self._before_deep_layer) for deep in layers[setting.layer + bool(setting.layer) :]]
 
     def clear(self) -> None:
-        """Stops pooling: the model is the plain one again."""
+        """Stops compressing: the model is the plain one again."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._plan = self._planned_for = self._deep = None
+        self._setting = self._compressor = self._call = self._step = None
 
     def detach(self) -> None:
-        """Stops pooling and forgets every cache."""
+        """Stops compressing and takes a learned compressor off the model."""
         self.clear()
-        self._caches.clear()
+        if self.module is not None:
+            delattr(self._model, MODULE_NAME)
 
-    def _before_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call | None:
-        """Cuts the labels to the logits' length."""
-        if isinstance(kwargs.get("logits_to_keep"), torch.Tensor):
-            raise PoolingUnsupportedError("pooling: logits_to_keep: expected a number, got positions")
-        plan = self._plan_call(args, kwargs)
-        self._planned_for = _argument(args, kwargs, 0, "input_ids")
-        if plan is None or kwargs.get("labels") is None:
-            return None
-        return args, {**kwargs, "labels": pooling.pool_labels(kwargs["labels"], plan)}
+    def _checked(self, setting: CompressionSetting) -> Compressor:
+        num_layers, most = len(self._decoder.layers), self._family.most_tokens(self._model)
+        if setting.layer >= num_layers:
+            raise ScheduleError(f"compression: expected a layer below {num_layers}, got {setting.layer}")
+        if most is not None and setting.stride > most:
+            raise ScheduleError(f"compression: expected a stride of at most {most} visual tokens, got {setting.stride}")
+        compressor = compressor_named(setting.compressor)
+        if compressor.is_learned and setting.layer:
+            raise ScheduleError(f"compression: {setting.compressor}: expected layer 0, got {setting.layer}")
+        return compressor
 
-    def _before_decoder(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = _argument(args, kwargs, 0, "input_ids")
-        if ids is None or ids is not self._planned_for:
-            self._plan_call(args, kwargs)
-        self._planned_for = None
-
-    def _plan_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> pooling.PoolPlan | None:
-        """Plan of this forward's tokens; None when none of them is visual."""
-        ids, pixels = _argument(args, kwargs, 0, "input_ids"), _argument(args, kwargs, 1, "pixel_values")
-        encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        if ids is None:
-            raise PoolingUnsupportedError("pooling: expected input_ids to find the visual tokens by, got none")
-        self._plan = None
-        images = pixels if encoded is None else encoded.pooler_output
-        if images is not None:
-            visual = ids == self._model.config.image_token_id
-            self._plan = pooling.plan_pooling(pooling.number_images(visual, len(images)), self._stride)
-        return self._plan
-
-    def _before_pooling_layer(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call | None:
-        """Pools the hidden states, and makes what this and the deeper layers need."""
-        self._deep = None
-        states = _argument(args, kwargs, 0, "hidden_states")
-        cache = kwargs.get("past_key_values")
-        known = self._caches.get(cache) if cache is not None else None
-        if self._plan is None and known is None:
-            return None
-        plan = self._plan or _no_pooling(states)
-        keys = self._extend(known, cache, plan)
-        positions = kwargs["position_ids"].expand(states.shape[0], -1)
-        embeddings = kwargs["position_embeddings"]
-        if self._plan is not None:
-            states = pooling.pool_states(states, plan)
-            positions = pooling.pool_positions(positions, plan)
-            embeddings = self._model.model.language_model.rotary_emb(states, position_ids=positions)
-        self._deep = _Deep(plan, keys, positions, embeddings)
-        rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-        return self._before_deep_layer(module, (states, *args[1:]), rest)
-
-    def _before_deep_layer(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call | None:
-        if self._deep is None:
-            return None
-        return args, {
-            **kwargs,
-            "attention_mask": self._deep.mask(kwargs.get("attention_mask")),
-            "position_ids": self._deep.position_ids,
-            "position_embeddings": self._deep.position_embeddings,
-        }
-
-    def _extend(self, known: _Keys | None, cache: Any, plan: pooling.PoolPlan) -> _Keys:
-        """Keys of the deep layers after this forward; remembered with the cache."""
-        num_rows, num_new = plan.slots.shape
-        if cache is None:
-            return _Keys(self._layer, num_new, plan.last, plan.real)
-        # Layer 0 has taken this forward's tokens already.
-        seen = int(cache.get_seq_length(0)) - num_new
-        if seen == 0 or known is None:
-            past = torch.arange(seen, device=plan.last.device).expand(num_rows, -1)
-            known = _Keys(self._layer, seen, past, torch.ones_like(past, dtype=torch.bool))
-        if (known.layer, known.length, len(known.columns)) != (self._layer, seen, num_rows):
-            raise PoolingUnsupportedError(
-                f"pooling: expected a cache of {known.length} tokens in {len(known.columns)} rows pooled at layer"
-                f" {known.layer}, got {seen} in {num_rows} at {self._layer}"
+    def _register_module(self, compressor: Compressor, setting: CompressionSetting) -> None:
+        if not compressor.is_learned:
+            return
+        slots = num_left(self._family.most_tokens(self._model) or _MOST_TOKENS, setting.stride)
+        known = getattr(self.module, "num_slots", slots)
+        if known < slots:
+            raise ScheduleError(
+                f"compression: {setting.compressor}: expected at most the {known} slots it was made for, got {slots}"
             )
-        keys = _Keys(
-            self._layer,
-            seen + num_new,
-            torch.cat([known.columns, plan.last + seen], 1),
-            torch.cat([known.real, plan.real], 1),
-        )
-        self._caches[cache] = keys
+        if self.module is None:
+            embedding = self._model.get_input_embeddings().weight
+            module = compressor.build(embedding.shape[1], slots)
+            assert module is not None
+            module.num_slots = slots  # type: ignore[assignment]
+            module.train(self._model.training)
+            self._model.add_module(MODULE_NAME, module.to(embedding.device, embedding.dtype))
+
+    @staticmethod
+    def _hook(module: torch.nn.Module, action: Any) -> RemovableHandle:
+        """Calls `action` with a forward's arguments by their names; what it returns takes their place."""
+        names = list(inspect.signature(type(module).forward).parameters)[1:]
+
+        def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Hooked | None:
+            placed = names[: len(args)]
+            changed = action(module, {**dict(zip(placed, args, strict=True)), **kwargs})
+            # Reentrant checkpointing finds what needs a gradient among the arguments by place alone.
+            return None if changed is None else (tuple(changed.pop(name) for name in placed), changed)
+
+        return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def _before_model(self, module: Any, call: dict[str, Any]) -> dict[str, Any] | None:
+        """Cuts the labels to the logits' length."""
+        assert self._compressor is not None
+        assert self._setting is not None
+        if isinstance(call.get("logits_to_keep"), torch.Tensor):
+            raise PoolingUnsupportedError("pooling: logits_to_keep: expected a number, got positions")
+        layout, labels = self._family.layout(self._model, call), call.get("labels")
+        self._call = _Call(call["input_ids"], layout, labels)
+        if labels is None or not layout.groups:
+            return None
+        counts = [(group, self._compressor.count(group.sides, self._setting.stride)) for group in layout.groups]
+        return {**call, "labels": pooling.pool_labels(labels, counts)}
+
+    def _before_base(self, module: Any, call: dict[str, Any]) -> None:
+        if self._call is None or self._call.ids is not call.get("input_ids"):
+            layout = self._family.layout(self._model, call)
+            self._call = _Call(call["input_ids"], layout)
+
+    def _before_decoder(self, module: Any, call: dict[str, Any]) -> dict[str, Any] | None:
+        """Begins a step; with K = 0 all of it is done here."""
+        states, cache = call.get("inputs_embeds"), call.get("past_key_values")
+        states = module.embed_tokens(call["input_ids"]) if states is None else states
+        num_seen = 0 if cache is None else int(cache.get_seq_length())
+        positions, own, self._call = call.get("position_ids"), self._call, None
+        if positions is None:
+            positions = torch.arange(num_seen, num_seen + states.shape[1], device=states.device)[None]
+        packed = positions[0] if positions.ndim == 3 and len(positions) == 4 else positions
+        # Of four components the first is for masks alone.
+        rotary = positions[1:] if positions.ndim == 3 and len(positions) == 4 else positions
+        rotary = rotary.expand(*rotary.shape[:-2], *states.shape[:2])
+        self._step = _Step(own, num_seen, rotary, call.get("attention_mask"))
+        assert self._setting is not None
+        restarts = None
+        if self._step.padding is None and not num_seen and packed.ndim == 2:
+            restarts = masks.restart_mask(packed)
+            if restarts is not None and self._is_flash:
+                raise PoolingUnsupportedError("pooling: expected a mask with flash attention, got packed positions")
+        if self._setting.layer:
+            return None
+        return self._compress_embeddings(self._step, states, restarts, call)
+
+    def _compress_embeddings(
+        self, step: _Step, states: torch.Tensor, restarts: torch.Tensor | None, call: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """What the decoder gets in place of its arguments when all layers are deep."""
+        cache = self._cache(call)
+        if cache is None and (step.call is None or not step.call.layout.groups):
+            return None
+        mask = step.padding if restarts is None else self._as_bias(restarts, states)
+        tables = self._decoder.rotary_emb(states, position_ids=step.positions) if self._needs_scores else None
+        states = self._compress(step, states, mask, tables, cache)
+        assert step.plan is not None
+        assert step.keys is not None
+        num_new, num_keys = step.plan.last.shape[1], step.keys.columns.shape[1]
+        if mask is None and num_new == num_keys:
+            # Positions that jump must not be taken for packed rows.
+            mask = step.keys.real.long()
+        elif num_new not in (1, num_keys) and not self._is_flash and (mask is None or mask.ndim == 2):
+            # The decoder would count on from the number of tokens, and let new keys be seen too early.
+            mask = self._pooled_mask(step, self._as_bias(self._causal(step, mask), states))
+        else:
+            mask = self._pooled_mask(step, mask)
+        positions = pooling.pool_positions(step.positions, step.plan)
+        replaced = {
+            "inputs_embeds": states,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "past_key_values": cache,
+        }
+        return {**call, "input_ids": None, **replaced}
+
+    def _before_compressing_layer(self, module: Any, call: dict[str, Any]) -> dict[str, Any] | None:
+        """Compresses the hidden states, and makes what this and the deeper layers need."""
+        step, states, cache = self._step, call["hidden_states"], call.get("past_key_values")
+        assert self._setting is not None
+        if cache is not None and len(cache.layers) < self._setting.layer:
+            # Under gradient checkpointing layers leave the cache alone.
+            cache = None
+        if step is None or (cache is None and (step.call is None or not step.call.layout.groups)):
+            return None
+        states = self._compress(step, states, call.get("attention_mask"), call["position_embeddings"], cache)
+        assert step.plan is not None
+        step.tables = self._decoder.rotary_emb(states, position_ids=pooling.pool_positions(step.positions, step.plan))
+        return self._before_deep_layer(module, {**call, "hidden_states": states})
+
+    def _before_deep_layer(self, module: Any, call: dict[str, Any]) -> dict[str, Any] | None:
+        step = self._step
+        if step is None or step.plan is None:
+            return None
+        # Positions are for the rotary tables alone; flash attention would take their jumps for packed rows.
+        call = {**call, "position_ids": None}
+        if step.tables is not None:
+            call["position_embeddings"] = step.tables
+            call["attention_mask"] = self._pooled_mask(step, call.get("attention_mask"))
+        return call
+
+    def _after_decoder(self, module: Any, args: Any, output: Any) -> None:
+        self._step = None
+
+    def _compress(self, step: _Step, states: torch.Tensor, mask: Any, tables: Any, cache: Any) -> torch.Tensor:
+        """States of what is left; completes the step."""
+        assert self._compressor is not None
+        assert self._setting is not None
+        groups = step.call.layout.groups if step.call is not None else ()
+        num_tokens = states.shape[1]
+        checked = masks.checked_mask(mask, step.num_seen + num_tokens)
+        scores = None
+        if step.call is not None and groups and self._needs_scores:
+            layer, layout = self._decoder.layers[self._setting.layer], step.call.layout
+            asking = layout.asking(step.call.labels, step.padding)
+            scores = visual_scores(layer, states, tables, checked, layout.units, asking)
+        pooled_units = []
+        for group in groups:
+            place = group.rows[:, None], group.columns
+            units = Units(group.sides, states[place], None if scores is None else scores[place], self._generator)
+            slots = self._compressor.assign(units, self._setting.stride)
+            count = self._compressor.count(group.sides, self._setting.stride)
+            learned = self.module(units, self._setting.stride) if self._compressor.is_learned and self.module else None
+            pooled_units.append((group, slots, count, learned))
+        step.plan = plan = pooling.plan_pooling(states, [unit[:3] for unit in pooled_units])
+        states = pooling.pool_states(states, plan)
+        for group, slots, _, learned in pooled_units:
+            if learned is not None:
+                states = pooling.replace_states(states, plan, group, slots, learned)
+        step.keys = self._extended(plan, cache, step.num_seen, num_tokens)
+        return states
+
+    def _extended(self, plan: pooling.PoolPlan, cache: Any, num_seen: int, num_tokens: int) -> Keys:
+        """Keys of the deep layers after this forward; told to the cache."""
+        assert self._setting is not None
+        new = Keys(num_tokens, plan.last, plan.real)
+        if cache is None:
+            return new
+        layer = compressed_layer(cache, self._setting, num_seen, len(plan.last))
+        keys = new if layer.seen is None else layer.seen.extended(plan.last, plan.real, num_tokens)
+        layer.announce(keys)
         return keys
 
+    def _cache(self, call: dict[str, Any]) -> Any:
+        """The cache that the decoder is going to use; made here where the decoder would make one."""
+        cache, config = call.get("past_key_values"), self._decoder.config
+        uses = call.get("use_cache")
+        uses = getattr(config, "use_cache", False) if uses is None else uses
+        if getattr(self._decoder, "gradient_checkpointing", False) and self._decoder.training:
+            return None if cache is None or not cache.get_seq_length() else cache
+        return DynamicCache(config=config) if cache is None and uses else cache
 
-def attach(model: Any) -> Attachment:
-    """A handle that can pool visual tokens inside `model`; nothing changes until its `set`.
+    def _pooled_mask(self, step: _Step, original: Any) -> Any:
+        """The pooled form of a mask; made once for all layers that share it."""
+        for known, pooled in step.masks:
+            if known is original:
+                return pooled
+        assert step.plan is not None
+        assert step.keys is not None
+        keys, mask = step.keys, masks.checked_mask(original, step.keys.num_tokens)
+        if mask is None and not bool(keys.real.all()):
+            causal = masks.causal_mask(step.plan.slots.shape[1], keys.num_tokens, keys.real.device)
+            mask = keys.real.new_ones(len(keys.real), keys.num_tokens).long() if self._is_flash else causal
+        if mask is not None:
+            two = mask.ndim == 2
+            mask = (
+                masks.pool_padding_mask(mask, keys.columns, keys.real)
+                if two
+                else masks.pool_attention_mask(mask, step.plan, keys.columns, keys.real)
+            )
+        step.masks.append((original, mask))
+        return mask
+
+    def _causal(self, step: _Step, padding: torch.Tensor | None) -> torch.Tensor:
+        """Bool [B or 1, 1, T, K] out of a 2-D padding mask."""
+        assert step.plan is not None
+        assert step.keys is not None
+        num_new, num_keys = step.plan.slots.shape[1], step.keys.num_tokens
+        causal = masks.causal_mask(num_new, num_keys, step.keys.real.device)
+        return causal if padding is None else causal & padding[:, None, None].bool()
+
+    def _as_bias(self, mask: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """A bool mask in the form that the decoder's attention takes."""
+        if self._decoder.config._attn_implementation != "eager":
+            return mask
+        return torch.zeros_like(mask, dtype=states.dtype).masked_fill(~mask, torch.finfo(states.dtype).min)
+
+    @property
+    def _needs_scores(self) -> bool:
+        return self._compressor is not None and self._compressor.needs_scores
+
+    @property
+    def _is_flash(self) -> bool:
+        return "flash" in (self._decoder.config._attn_implementation or "")
+
+    @property
+    def _generator(self) -> torch.Generator | None:
+        """None in training: what is drawn there follows torch's own random state."""
+        return None if self._decoder.training else torch.Generator().manual_seed(self.seed)
+
+
+def attach(model: Any, seed: int = 0) -> Attachment:
+    """A handle that can compress visual tokens inside `model`; nothing changes until its `set`.
+
+    Args:
+        model: A model with its head, of a family in `stagetrain.families`.
+        seed: Of what compressors draw outside of training.
 
     Raises:
-        PoolingUnsupportedError: The model is no Llava, or its decoder is not made of full attention with rotary
+        PoolingUnsupportedError: The model is of no family, or its decoder is not made of full attention with rotary
             positions.
     """
-    if not isinstance(model, LlavaForConditionalGeneration):
-        raise PoolingUnsupportedError(
-            f"pooling: expected a LlavaForConditionalGeneration, got {type(model).__name__}: use stages without pooling"
-        )
-    decoder = model.model.language_model
-    kinds = set(getattr(decoder.config, "layer_types", None) or ["full_attention"])
-    if not hasattr(decoder, "layers") or not hasattr(decoder, "rotary_emb") or kinds != {"full_attention"}:
-        raise PoolingUnsupportedError(
-            f"pooling: expected a decoder of full attention layers with rotary positions, got {type(decoder).__name__}"
-        )
-    return Attachment(model)
-
-
-def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str) -> Any:
-    return args[place] if len(args) > place else kwargs.get(name)
-
-
-def _no_pooling(states: torch.Tensor) -> pooling.PoolPlan:
-    images = torch.full(states.shape[:2], pooling.TEXT, device=states.device)
-    return pooling.plan_pooling(images, 1)
-
-
-def _pool_mask(mask: Any, plan: pooling.PoolPlan, keys: _Keys) -> Any:
-    """The decoder's mask, None (causal) or a tensor, as the pooled tokens need it."""
-    if mask is None:
-        if bool(keys.real.all()):
-            return None
-        num_new = plan.slots.shape[1]
-        mask = keys.real.new_ones(1, 1, num_new, keys.length).tril(keys.length - num_new)
-    if not isinstance(mask, torch.Tensor) or mask.dim() not in (2, 4):
-        raise PoolingUnsupportedError(f"pooling: expected a mask tensor, got {type(mask).__name__}")
-    if mask.dim() == 2:
-        return pooling.pool_padding_mask(mask, keys.columns, keys.real)
-    return pooling.pool_attention_mask(mask, plan, keys.columns, keys.real)
+    return Attachment(model, family_of(model), seed)

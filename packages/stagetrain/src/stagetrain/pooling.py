@@ -1,22 +1,25 @@
-"""Average pooling of the visual tokens of a sequence; the paper's Visual Context Compressor (section 3.2).
+"""Makes one token of all visual tokens that share a slot; everything else follows from the slots.
 
-Shape legend: B rows, T tokens, P tokens after pooling (of the longest row), D features.
+Shape legend: B rows, T tokens, P tokens after pooling (of the longest row), D features, U units, L tokens of
+a unit, N slots of a unit.
 
-A window is `stride` neighbouring tokens of one image in raster order. Windows never cross from one
-image to another or to text; what remains of an image forms a last, smaller window. Text tokens are
-windows of one. The last token of a window stands for it in masks: what it may see is everything
-that any token of its window may see, and whoever comes behind it comes behind the whole window.
-Rows that end up shorter than others are padded on the left, so that the last token stays last.
+The last token of a slot stands for it in masks: what it may see is everything that any token of the slot
+may see, and whoever comes behind it comes behind the whole slot. Pooled tokens are in the order of their
+last tokens, so a causal mask stays one. Text tokens are slots of one. Rows that end up shorter than others
+are padded on the left, so that the last token stays last.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from stagetrain.compressors import DROPPED
 from stagetrain.errors import PoolingUnsupportedError
+from stagetrain.families.views import UnitGroup
 
-TEXT = -1
-"""Image number of a text token."""
+Counted = tuple[UnitGroup, int]
+"""Units and N, the number of slots of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class PoolPlan:
     """Which tokens each pooled token is made of.
 
     Attributes:
-        slots: Pooled token that each token goes into, [B, T] int64.
+        slots: Pooled token that each token goes into, [B, T] int64; P for a token that is left out.
         last: Last token of each pooled token, [B, P] int64; 0 for padding.
         sizes: Number of tokens in each pooled token, [B, P] int64; 0 for padding.
     """
@@ -39,98 +42,106 @@ class PoolPlan:
         return self.sizes > 0
 
 
-def number_images(visual: torch.Tensor, num_images: int) -> torch.Tensor:
-    """Number of the image each token belongs to, TEXT for text.
+def plan_pooling(like: torch.Tensor, units: Iterable[tuple[UnitGroup, torch.Tensor, int]]) -> PoolPlan:
+    """Plan for units whose tokens a compressor has put into slots.
 
     Args:
-        visual: Image placeholders, [B, T] bool; images follow each other row by row.
-        num_images: How many images they stand for. Runs of placeholders are images where there are
-            as many; images side by side are told apart by their equal length.
-
-    Returns:
-        [B, T] int64.
+        like: Tensor [B, T, ...] on the device of the plan.
+        units: Units, their slots [U, L] in [0, N) or DROPPED, and N.
 
     Raises:
-        PoolingUnsupportedError: Images stand side by side and are not of equal length.
+        PoolingUnsupportedError: A unit does not use just its N slots.
     """
-    before = torch.nn.functional.pad(visual[:, :-1], (1, 0))
-    run = (visual & ~before).flatten().cumsum(0) - 1
-    num_runs, total = int(run[-1]) + 1, int(visual.sum())
-    if num_runs != num_images:
-        length = total // num_images if num_images else 0
-        if not length or total % num_images or bool((run[visual.flatten()].bincount() % length).any()):
-            raise PoolingUnsupportedError(
-                f"pooling: expected {num_images} images of equal length, got {total} placeholders in {num_runs} runs"
-            )
-        run = (visual.flatten().cumsum(0) - 1) // length
-    return torch.where(visual, run.view_as(visual), TEXT)
+    shape, device = like.shape[:2], like.device
+    units = list(units)
+    kept = torch.ones(shape, dtype=torch.bool, device=device)
+    for group, slots, count in units:
+        place = torch.arange(slots.shape[1], device=device)
+        _put(kept, group, last_members(slots, count).gather(1, _or_none(slots, count)) == place)
+    order = kept.cumsum(1) - 1
+    lengths = order[:, -1] + 1
+    num_slots, total = torch.stack([lengths.max(), lengths.sum()]).tolist()
+    gone = sum(len(group.rows) * (group.columns.shape[1] - count) for group, _, count in units)
+    expected = kept.numel() - gone
+    if total != expected:
+        raise PoolingUnsupportedError(f"pooling: expected slots for {expected} tokens in all, got {total}")
+    order = order + (num_slots - lengths)[:, None]
+    for group, slots, count in units:
+        padded = torch.nn.functional.pad(_places(order, group, slots, count), (0, 1), value=num_slots)
+        _put(order, group, padded.gather(1, _or_none(slots, count)))
+    return _plan_of_slots(order, num_slots)
 
 
-def plan_pooling(images: torch.Tensor, stride: int) -> PoolPlan:
-    """Plan for windows of `stride` tokens, from image numbers [B, T] (TEXT for text)."""
-    place = torch.arange(images.shape[1], device=images.device).expand_as(images)
-    begins = torch.ones_like(images, dtype=torch.bool)
-    begins[:, 1:] = images[:, 1:] != images[:, :-1]
-    start = torch.where(begins, place, 0).cummax(1).values
-    opens = (images == TEXT) | ((place - start) % stride == 0)
-    slots = opens.cumsum(1) - 1
-    lengths = slots[:, -1:] + 1
-    num_slots = int(lengths.max())
-    slots = slots + num_slots - lengths
-    empty = torch.zeros(images.shape[0], num_slots, dtype=torch.int64, device=images.device)
+def _plan_of_slots(slots: torch.Tensor, num_slots: int) -> PoolPlan:
+    place = torch.arange(slots.shape[1], device=slots.device).expand_as(slots)
+    # One slot more takes what is left out.
+    empty = torch.zeros(len(slots), num_slots + 1, dtype=torch.int64, device=slots.device)
     return PoolPlan(
         slots=slots,
-        last=empty.scatter_reduce(1, slots, place, "amax"),
-        sizes=empty.scatter_add(1, slots, torch.ones_like(slots)),
+        last=empty.scatter_reduce(1, slots, place, "amax")[:, :-1],
+        sizes=empty.scatter_add(1, slots, torch.ones_like(slots))[:, :-1],
     )
 
 
+def last_members(slots: torch.Tensor, count: int) -> torch.Tensor:
+    """Last token of every slot, [U, L] -> [U, N + 1]; the slot more is for tokens that are left out, and -1."""
+    place = torch.arange(slots.shape[1], device=slots.device).expand_as(slots)
+    last = torch.full((len(slots), count + 1), -1, dtype=torch.int64, device=slots.device)
+    last = last.scatter_reduce(1, _or_none(slots, count), place, "amax")
+    return torch.cat([last[:, :-1], torch.full_like(last[:, -1:], -1)], 1)
+
+
 def pool_states(states: torch.Tensor, plan: PoolPlan) -> torch.Tensor:
-    """Mean of every window, [B, T, D] -> [B, P, D]; padding is 0; sums in at least float32."""
+    """Mean of every slot, [B, T, D] -> [B, P, D]; padding is 0; sums in at least float32."""
     wide = states if states.dtype == torch.float64 else states.float()
-    shape = (*plan.sizes.shape, states.shape[-1])
-    sums = wide.new_zeros(shape).scatter_add(1, plan.slots[..., None].expand_as(wide), wide)
+    num_rows, num_slots = plan.sizes.shape
+    sums = wide.new_zeros(num_rows, num_slots + 1, states.shape[-1])
+    sums = sums.scatter_add(1, plan.slots[..., None].expand_as(wide), wide)[:, :-1]
     return (sums / plan.sizes.clamp(min=1)[..., None]).to(states.dtype)
 
 
+def replace_states(
+    pooled: torch.Tensor, plan: PoolPlan, group: UnitGroup, slots: torch.Tensor, states: torch.Tensor
+) -> torch.Tensor:
+    """Pooled states [B, P, D] where those of the units' slots are `states` [U, N, D] in place of means."""
+    places = _places(plan.slots, group, slots, states.shape[1])
+    return pooled.index_put((group.rows[:, None].expand_as(places), places), states.to(pooled.dtype))
+
+
 def pool_positions(positions: torch.Tensor, plan: PoolPlan) -> torch.Tensor:
-    """Mean position of every window, floored, [B, T] -> [B, P] int64; padding is 0."""
-    sums = torch.zeros_like(plan.sizes).scatter_add(1, plan.slots, positions.long())
-    return sums // plan.sizes.clamp(min=1)
+    """Mean position of every slot, floored, [..., B, T] -> [..., B, P] int64; padding is 0."""
+    index = plan.slots.expand(*positions.shape[:-2], -1, -1)
+    sums = torch.zeros((*index.shape[:-1], plan.sizes.shape[1] + 1), dtype=torch.int64, device=index.device)
+    return sums.scatter_add(-1, index, positions.long().expand_as(index))[..., :-1] // plan.sizes.clamp(min=1)
 
 
-def pool_labels(labels: torch.Tensor, plan: PoolPlan, ignored: int = -100) -> torch.Tensor:
-    """Label of every window's last token, [B, T] -> [B, P]; padding is ignored, as visual tokens are.
+def pool_labels(labels: torch.Tensor, units: Sequence[Counted], ignored: int = -100) -> torch.Tensor:
+    """Labels [B, T] of the tokens that are left, [B, P].
 
-    Nothing predicts a row's first token; padding put before it must not begin to.
+    Only how many are left of a unit is known here, not which; no visual token has a label, so the last ones are
+    as good as any. Nothing predicts a row's first token; padding put before it must not begin to.
     """
+    numbered = [(group, _last_alone(group, count), count) for group, count in units]
+    plan = plan_pooling(labels, numbered)
     first = torch.arange(labels.shape[1], device=labels.device) == 0
     return torch.where(plan.real, labels.masked_fill(first, ignored).gather(1, plan.last), ignored)
 
 
-def pool_padding_mask(mask: torch.Tensor, columns: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Entries of a 2-D padding mask [B, K] at `columns` [B, Q], 0 where not real."""
-    return mask.gather(1, columns) * real.to(mask.dtype)
+def _last_alone(group: UnitGroup, count: int) -> torch.Tensor:
+    num_units, num_tokens = group.columns.shape
+    slots = torch.arange(num_tokens, device=group.columns.device) - (num_tokens - count)
+    return slots.clamp(min=DROPPED).expand(num_units, -1)
 
 
-def pool_attention_mask(mask: torch.Tensor, plan: PoolPlan, columns: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Who of the pooled tokens may attend to whom.
+def _or_none(slots: torch.Tensor, count: int) -> torch.Tensor:
+    return torch.where(slots == DROPPED, count, slots)
 
-    Args:
-        mask: Of the tokens, [B or 1, H, T, K]: bool (True: may attend) or what is added to scores.
-        plan: How the T query tokens are pooled.
-        columns: Key token that stands for each pooled key, [B, Q]; the last P are the plan's own.
-        real: Which pooled keys are not padding, [B, Q].
 
-    Returns:
-        [B, H, P, Q], of the dtype of `mask`; padding attends to itself alone.
-    """
-    num_queries, num_keys = plan.last.shape[1], columns.shape[1]
-    never, always = (False, True) if mask.dtype == torch.bool else (torch.finfo(mask.dtype).min, 0.0)
-    rows = mask.expand(plan.last.shape[0], -1, -1, -1).take_along_dim(plan.last[:, None, :, None], 2)
-    pooled = rows.take_along_dim(columns[:, None, None, :], 3)
-    pooled = pooled.masked_fill(~real[:, None, None, :], never)
-    place = torch.arange(num_keys, device=mask.device) - (num_keys - num_queries)
-    own = place == torch.arange(num_queries, device=mask.device)[:, None]
-    alone = torch.full_like(pooled, never).masked_fill(own, always)
-    return torch.where(plan.real[:, None, :, None], pooled, alone)
+def _put(values: torch.Tensor, group: UnitGroup, new: torch.Tensor) -> None:
+    values[group.rows[:, None], group.columns] = new
+
+
+def _places(order: torch.Tensor, group: UnitGroup, slots: torch.Tensor, count: int) -> torch.Tensor:
+    """What `order` [B, T] holds for the last tokens of the units' slots, [U, N]."""
+    columns = group.columns.gather(1, last_members(slots, count)[:, :-1])
+    return order[group.rows[:, None], columns]
