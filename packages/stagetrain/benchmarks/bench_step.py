@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from stagetrain import (
+    Batches,
     CompressionSetting,
     ConversationCollator,
     ImageGroups,
     Schedule,
     Stage,
-    StepBatches,
     TrainConfig,
     train,
 )
@@ -52,7 +52,7 @@ def bare_loop(groups: ImageGroups, collator: ConversationCollator, config: Train
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
-    batches = StepBatches(groups, collator, config.images_per_step, config.num_steps, config.seed)
+    batches = Batches(groups, collator, config.images_per_step, config.num_steps, config.seed)
     start_s = time.process_time()
     for step in range(config.num_steps):
         for group in optimizer.param_groups:
@@ -80,7 +80,7 @@ def main() -> None:
     config = TrainConfig(num_steps=arguments.steps, learning_rate=3e-3)
     with tempfile.TemporaryDirectory() as folder:
         groups = ImageGroups(records(Path(folder), 64))
-        collator = ConversationCollator(make_processor(64), 64, 6)
+        collator = ConversationCollator(make_processor(64), 6)
         bare_loop(groups, collator, config)
         stages = {
             "train": Stage(fraction=1),
