@@ -86,7 +86,7 @@ def test_cached_generation_is_uncached_generation(
             tokens, mask = inputs["input_ids"], inputs["attention_mask"]
             for logits, token in zip(cached.logits, cached.sequences[:, inputs["input_ids"].shape[1] :].T, strict=True):
                 whole = model(**{**inputs, "input_ids": tokens, "attention_mask": mask, "use_cache": False}).logits
-                assert whole.shape[1] < tokens.shape[1] - 10, "nothing was compressed"
+                assert whole.shape[1] < tokens.shape[1], "nothing was compressed"
                 torch.testing.assert_close(logits, whole[:, -1], **TOLERANCE)
                 tokens = torch.cat([tokens, token[:, None]], 1)
                 mask = torch.cat([mask, torch.ones_like(token)[:, None]], 1)
