@@ -1,21 +1,21 @@
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagetrain import ImageGroups, Sample, StepBatches, draw_questions
+from stagetrain import ImageGroups, Sample, SingleRecords, draw_questions
 from stagetrain.errors import SampleError
-from vlmpress.data import Record, Turn
+from stagetrain.groups import measure
+from vlmpress.data import Record, RecordFile, Turn, open_records, write_records
 
 A, B = Path("a.png"), Path("b.png")
 
 
 def record(image: Path | None, answer: str, number: int = 0) -> Record:
-    return Record(f"{image} {answer} {number}", image, (Turn("question", answer),))
+    images = () if image is None else (image,)
+    return Record(f"{image} {answer} {number}", images, (Turn("question", answer),))
 
 
 def answers(sample: Sample) -> Counter[str]:
@@ -23,12 +23,28 @@ def answers(sample: Sample) -> Counter[str]:
 
 
 def test_records_are_grouped_by_image() -> None:
-    records = [record(A, "x"), record(None, "p"), record(B, "y"), record(A, "z"), record(None, "q")]
+    pair = Record("pair", (A, B), (Turn("question", "w"),))
+    records = [record(A, "x"), record(None, "p"), record(B, "y"), pair, record(A, "z"), record(None, "q"), pair]
     groups = ImageGroups(records)
-    assert [sample.image for sample in groups] == [A, None, B, None]
-    assert [len(sample.records) for sample in groups] == [2, 1, 1, 1]
+    assert [sample.images for sample in groups] == [(A,), (), (B,), (A, B), ()]
+    assert [len(sample.records) for sample in groups] == [2, 1, 1, 2, 1]
+    assert [measure(groups, index) for index in range(5)] == [(18, 1), (9, 0), (9, 1), (18, 2), (9, 0)]
     with pytest.raises(SampleError, match="at least one"):
         ImageGroups([])
+
+
+def test_single_records_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    records = [record(tmp_path / "a.png", "x" * number) if number % 2 else record(None, "p") for number in range(1, 7)]
+    write_records(tmp_path / "data.jsonl", records, tmp_path)
+    opened = open_records(tmp_path / "data.jsonl")
+    assert isinstance(opened, RecordFile)
+    lazy, loaded = SingleRecords(opened), SingleRecords(records)
+    assert list(lazy) == list(loaded) == [Sample(one.images, (one,)) for one in records]
+    (tmp_path / "data.jsonl").unlink()
+    assert [measure(lazy, index) for index in range(6)] == [measure(list(loaded), index) for index in range(6)]
+    with pytest.raises(SampleError, match="at least one"):
+        SingleRecords([])
 
 
 @given(
@@ -40,7 +56,7 @@ def test_drawn_questions_are_balanced(yes: int, no: int, other: int, limit: int,
     ]
     if not records:
         return
-    sample = Sample(A, tuple(records))
+    sample = Sample((A,), tuple(records))
     drawn = draw_questions(sample, limit, seed, epoch, 5)
     assert drawn == draw_questions(sample, limit, seed, epoch, 5)
     assert len(set(drawn.records)) == len(drawn.records) <= limit
@@ -56,31 +72,5 @@ def test_drawn_questions_are_balanced(yes: int, no: int, other: int, limit: int,
 
 def test_every_question_is_drawn_in_some_epoch() -> None:
     records = [*(record(A, "yes", n) for n in range(5)), record(A, "no"), record(A, "red")]
-    seen = {one for epoch in range(60) for one in draw_questions(Sample(A, tuple(records)), 3, 0, epoch, 0).records}
+    seen = {one for epoch in range(60) for one in draw_questions(Sample((A,), tuple(records)), 3, 0, epoch, 0).records}
     assert seen == set(records)
-
-
-class Names:
-    """A collator that gives the samples' numbers."""
-
-    def draw(self, sample: Sample, epoch: int, index: int) -> Sample:
-        return Sample(sample.image, (record(sample.image, f"{epoch} {index}"),))
-
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        numbers = [[int(part) for part in sample.records[0].turns[0].answer.split()] for sample in samples]
-        return {"numbers": torch.tensor(numbers)}
-
-
-def test_batches_are_a_pure_function_of_the_step() -> None:
-    groups = ImageGroups([record(Path(f"{n}.png"), "x") for n in range(7)])
-    batches = StepBatches(groups, Names(), 4, 14, seed=3)
-    in_order = [batches[step]["numbers"] for step in range(14)]
-    again = StepBatches(groups, Names(), 4, 14, seed=3)
-    for step in (13, 0, 6, 6, 2, 9):
-        assert torch.equal(again[step]["numbers"], in_order[step])
-    drawn = torch.cat(in_order).tolist()
-    for epoch in range(8):
-        assert sorted(index for place, index in drawn[7 * epoch : 7 * epoch + 7] if place == epoch) == list(range(7))
-    other = StepBatches(groups, Names(), 4, 14, seed=4)
-    assert any(not torch.equal(other[step]["numbers"], in_order[step]) for step in range(14))
-    assert drawn[:7] != [[0, index] for _, index in drawn[7:14]]

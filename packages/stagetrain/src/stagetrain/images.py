@@ -1,48 +1,35 @@
-"""Pixel values of image files, kept in memory up to a limit."""
+"""Reads image files as serving does."""
 
+import warnings
 from pathlib import Path
-from typing import Any
 
-import torch
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from stagetrain.errors import ImageUnreadableError
 
 
-class PixelCache:
-    """Reads and preprocesses images; keeps what fits into `limit_bytes`.
+def read_image(path: Path) -> Image.Image:
+    """An image file as upright 8-bit RGB: turned as EXIF says, 16 bits scaled down, alpha dropped.
 
-    Values are kept in float16, and rounded to it whether kept or not, so that what a step sees does
-    not depend on the cache. For 8-bit images the rounding is at most a thirtieth of one grey level
-    in [-1, 1].
+    Raises:
+        ImageUnreadableError: The file is missing, no image, cut off, of floating point numbers, or has more pixels
+            than Pillow's limit against decompression bombs.
     """
-
-    def __init__(self, image_processor: Any, limit_bytes: int) -> None:
-        self._image_processor = image_processor
-        self._limit_bytes = limit_bytes
-        self._size_bytes = 0
-        self._kept: dict[Path, torch.Tensor] = {}
-
-    def get(self, path: Path) -> torch.Tensor:
-        """Pixel values [3, H, W], float32.
-
-        Raises:
-            ImageUnreadableError: The file is missing or no image.
-        """
-        pixels = self._kept.get(path)
-        if pixels is None:
-            pixels = self._read(path)
-            size_bytes = pixels.numel() * pixels.element_size()
-            if self._size_bytes + size_bytes <= self._limit_bytes:
-                self._kept[path] = pixels
-                self._size_bytes += size_bytes
-        return pixels.float()
-
-    def _read(self, path: Path) -> torch.Tensor:
-        try:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ImageUnreadableError(f"{path}: expected an image, got {error}") from error
-        values = self._image_processor(images=[image], return_tensors="pt")["pixel_values"]
-        return torch.as_tensor(values)[0].to(torch.float16)
+                return _upright_rgb(file)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageUnreadableError(f"{path}: expected an image, got {error}") from error
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("F"):
+        raise ValueError("floating point pixels, whose range is not known")
+    if upright.mode.startswith("I"):
+        # Pillow clips 16-bit grey to white when it converts.
+        upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).astype(np.uint8))
+    return upright.convert("RGB")

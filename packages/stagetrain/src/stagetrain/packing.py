@@ -1,6 +1,6 @@
-"""Builds the tensors of a batch from rendered conversations.
+"""Builds the tensors of a batch from conversations.
 
-Shape legend: B rows, T tokens of the longest row.
+Shape legend: B rows, T tokens of the longest row, A axes of positions (1 or 3).
 """
 
 from collections.abc import Sequence
@@ -8,44 +8,77 @@ from dataclasses import dataclass
 
 import torch
 
-from stagetrain.rendering import IGNORED, Rendered
+from stagetrain.placeholders import EncodedImage
+from stagetrain.rendering import IGNORED
 
 PREFIX, PADDING = 0, -1
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a batch: a prefix that several segments share, and the segments.
+class Conversation:
+    """A conversation with its images in place.
 
     Attributes:
-        prefix: Tokens through the last image placeholder.
-        segments: Conversations about that image, each blind to the others.
+        tokens: Token ids, all placeholders of the images among them.
+        labels: One label for each token.
+        positions: [A, T] int64.
+        images: In order.
+        border: Token behind the last image; 0 without images.
     """
 
-    prefix: tuple[int, ...]
-    segments: tuple[Rendered, ...]
+    tokens: tuple[int, ...]
+    labels: tuple[int, ...]
+    positions: torch.Tensor
+    images: tuple[EncodedImage, ...]
+    border: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a batch: conversations that share their first `num_shared` tokens, each blind to the others."""
+
+    conversations: tuple[Conversation, ...]
+    num_shared: int = 0
 
     def __len__(self) -> int:
-        return len(self.prefix) + sum(len(segment.tokens) for segment in self.segments)
+        return self.num_shared + sum(len(one.tokens) - self.num_shared for one in self.conversations)
+
+    @property
+    def images(self) -> tuple[EncodedImage, ...]:
+        """Of all its conversations: they share them."""
+        return self.conversations[0].images
 
 
-def build_rows(rows: Sequence[Row], pad_token_id: int, packed: bool) -> dict[str, torch.Tensor]:
+def build_rows(rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
     """Right-padded batch of rows.
 
-    Args:
-        rows: At least one; several segments in a row only when packed.
-        pad_token_id: Token of the padding.
-        packed: Whether the mask tells segments apart.
-
     Returns:
-        input_ids, position_ids and labels [B, T], int64; attention_mask bool [B, 1, T, T] when
-        packed (True: may attend; a padded position attends to itself alone), else int64 [B, T].
+        input_ids and labels [B, T], position_ids [B, T] or [3, B, T], int64; attention_mask int64 [B, T], or
+        where a row has several conversations bool [B, 1, T, T] (True: may attend; a padded position attends to
+        itself alone).
     """
     length = max(map(len, rows))
-    columns = [_columns(row, length, pad_token_id) for row in rows]
-    ids, positions, labels, segments = (torch.tensor(column) for column in zip(*columns, strict=True))
-    mask = segment_mask(segments) if packed else (segments != PADDING).long()
-    return {"input_ids": ids, "position_ids": positions, "labels": labels, "attention_mask": mask}
+    num_axes = len(rows[0].conversations[0].positions)
+    ids = torch.full((len(rows), length), pad_token_id)
+    labels, segments = torch.full_like(ids, IGNORED), torch.full_like(ids, PADDING)
+    positions = torch.zeros(num_axes, len(rows), length, dtype=torch.int64)
+    for number, row in enumerate(rows):
+        start, skipped = 0, 0
+        for segment, one in enumerate(row.conversations, 1):
+            end = start + len(one.tokens) - skipped
+            ids[number, start:end] = torch.tensor(one.tokens[skipped:])
+            labels[number, start:end] = torch.tensor(one.labels[skipped:])
+            positions[:, number, start:end] = one.positions[:, skipped:]
+            segments[number, start:end] = segment
+            start, skipped = end, row.num_shared
+        segments[number, : row.num_shared] = PREFIX
+    packed = any(len(row.conversations) > 1 for row in rows)
+    return {
+        "input_ids": ids,
+        "position_ids": positions if num_axes > 1 else positions[0],
+        "labels": labels,
+        "attention_mask": segment_mask(segments) if packed else (segments != PADDING).long(),
+    }
 
 
 def segment_mask(segments: torch.Tensor) -> torch.Tensor:
@@ -55,21 +88,3 @@ def segment_mask(segments: torch.Tensor) -> torch.Tensor:
     visible = ((key == query) | (key == PREFIX)) & (query != PADDING)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     return ((visible & causal) | torch.eye(length, dtype=torch.bool))[:, None]
-
-
-def _columns(row: Row, length: int, pad_token_id: int) -> tuple[list[int], list[int], list[int], list[int]]:
-    start = len(row.prefix)
-    ids, positions = list(row.prefix), list(range(start))
-    labels, segments = [IGNORED] * start, [PREFIX] * start
-    for number, segment in enumerate(row.segments, 1):
-        ids += segment.tokens
-        labels += segment.labels
-        positions += range(start, start + len(segment.tokens))
-        segments += [number] * len(segment.tokens)
-    padding = length - len(ids)
-    return (
-        ids + [pad_token_id] * padding,
-        positions + [0] * padding,
-        labels + [IGNORED] * padding,
-        segments + [PADDING] * padding,
-    )

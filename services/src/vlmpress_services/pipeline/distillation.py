@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import LlavaForConditionalGeneration
 
-from stagetrain import ConversationCollator, ImageGroups, StepBatches
+from stagetrain import Batches, ConversationCollator, ImageGroups
 from verbdistill import DistillConfig, distill
 from verbdistill.wire import DistillationSpec, distillation_to_proto
 from vlmpress.artifact import Artifact, read
@@ -14,7 +14,7 @@ from vlmpress_services.datasets import read_split
 from vlmpress_services.pipeline.config import DistillStep, TrainStep
 from vlmpress_services.pipeline.runners import OnProgress, Runner
 from vlmpress_services.pipeline.stepping import Outcome, Work
-from vlmpress_services.pipeline.training import SHAPE, fresh_llava, model_spec
+from vlmpress_services.pipeline.training import fresh_llava, model_spec
 
 MATCHES, LOSSES, STUDENT = "matches.json", "losses.json", "student"
 IMAGES_PER_STEP = 16
@@ -44,9 +44,9 @@ def distil_student(
         on_progress: Called with (step, steps, note).
     """
     student, processor = fresh_llava(read(Path(tower)), num_layers, config.seed)
-    batches = StepBatches(
+    batches = Batches(
         ImageGroups(read_split(Path(dataset), "train")),
-        ConversationCollator(processor, SHAPE.num_visual_tokens, seed=config.seed),
+        ConversationCollator(processor, seed=config.seed),
         IMAGES_PER_STEP,
         config.num_steps,
         config.seed,
