@@ -84,10 +84,12 @@ def test_an_unknown_name_is_refused() -> None:
         compressor_named("max")
 
 
-def test_only_the_query_transformer_is_learned() -> None:
+def test_only_query_transformers_are_learned() -> None:
     for name in COMPRESSORS:
         compressor = compressor_named(name)
-        assert compressor.is_learned == (name == "q_former") == (compressor.build(8, 2) is not None)
+        assert compressor.is_learned == name.startswith("q_former")
+        with torch.device("meta"):
+            assert (compressor.build(8, 2) is not None) == compressor.is_learned
 
 
 def test_slots_are_the_same_in_another_process() -> None:

@@ -1,14 +1,18 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from stagetrain.compressors import Units, compressor_named
-from stagetrain.compressors.q_former import PAPER_SHAPE, QFormer, QFormerShape
+from stagetrain.compressors.q_former import PAPER_SHAPE, QFormer, QFormerShape, small_shape
 from stagetrain.errors import CompressionError
 
+SHAPE = QFormerShape(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32)
 
-def make(num_queries: int = 4, dropout: float = 0.0) -> QFormer:
+
+def make(num_queries: int = 4) -> QFormer:
     torch.manual_seed(0)
-    return QFormer(24, num_queries, QFormerShape(hidden_size=16, num_heads=2, intermediate_size=32, dropout=dropout))
+    return QFormer(24, num_queries, SHAPE)
 
 
 def units(num_units: int = 3, num_tokens: int = 10, seed: int = 0) -> Units:
@@ -92,4 +96,20 @@ def test_more_queries_than_there_are_is_an_error() -> None:
 )
 def test_impossible_shapes_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(CompressionError, match="q_former: expected"):
-        QFormerShape(**wrong)  # type: ignore[arg-type]
+        replace(SHAPE, **wrong)
+
+
+@pytest.mark.parametrize(("hidden_size", "width", "heads"), [(64, 64, 4), (896, 768, 12), (512, 512, 8), (33, 33, 3)])
+def test_the_small_one_is_as_wide_as_the_decoder(hidden_size: int, width: int, heads: int) -> None:
+    shape = small_shape(hidden_size)
+    assert (shape.hidden_size, shape.num_layers, shape.num_heads) == (width, 2, heads)
+    module = compressor_named("q_former").build(hidden_size, 4)
+    assert module is not None
+    assert module(Units((1, 6), torch.zeros(2, 6, hidden_size)), 3).shape == (2, 2, hidden_size)
+
+
+def test_the_papers_size_has_a_name() -> None:
+    with torch.device("meta"):
+        module = compressor_named("q_former_base").build(1408, 32)
+    assert isinstance(module, QFormer)
+    assert module.shape == PAPER_SHAPE

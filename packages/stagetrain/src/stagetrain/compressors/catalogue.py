@@ -4,15 +4,22 @@ from stagetrain.compressors.attention_drop import AttentionDrop
 from stagetrain.compressors.average import AveragePool, GridAveragePool
 from stagetrain.compressors.compressor import Compressor
 from stagetrain.compressors.k_means import KMeans
-from stagetrain.compressors.q_former import QueryTransformer
+from stagetrain.compressors.q_former import BaseQueryTransformer, QueryTransformer
 from stagetrain.compressors.random_drop import RandomDrop
 from stagetrain.compressors.vcc import TokenCentric
 from stagetrain.errors import UnknownCompressorError
 
-_COMPRESSORS: dict[str, type[Compressor]] = {
-    kind.name: kind
-    for kind in (AveragePool, GridAveragePool, RandomDrop, KMeans, AttentionDrop, TokenCentric, QueryTransformer)
-}
+_KINDS: tuple[type[Compressor], ...] = (
+    AveragePool,
+    GridAveragePool,
+    RandomDrop,
+    KMeans,
+    AttentionDrop,
+    TokenCentric,
+    QueryTransformer,
+    BaseQueryTransformer,
+)
+_COMPRESSORS = {kind.name: kind for kind in _KINDS}
 
 COMPRESSORS = tuple(_COMPRESSORS)
 """Every name."""

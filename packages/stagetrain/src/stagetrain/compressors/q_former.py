@@ -30,10 +30,10 @@ class QFormerShape:
         CompressionError: A number is out of its range.
     """
 
-    hidden_size: int = 64
-    num_layers: int = 2
-    num_heads: int = 4
-    intermediate_size: int = 256
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -51,22 +51,36 @@ PAPER_SHAPE = QFormerShape(hidden_size=768, num_layers=12, num_heads=12, interme
 """BERT-base, which BLIP-2's query transformer is and the paper's 105M parameters are of."""
 
 
-class QueryTransformer(AveragePool):
-    """Windows of `stride` neighbours for masks and positions, the queries' outputs for states.
+def small_shape(hidden_size: int) -> QFormerShape:
+    """Two layers as wide as a decoder of `hidden_size`, at most as wide as BERT-base; heads of about 64, or four."""
+    width = min(hidden_size, PAPER_SHAPE.hidden_size)
+    heads = next(count for count in range(max(4, width // 64), 0, -1) if width % count == 0)
+    return QFormerShape(hidden_size=width, num_layers=2, num_heads=heads, intermediate_size=4 * width)
 
-    Args:
-        shape: Of the module that `build` makes.
-    """
+
+class QueryTransformer(AveragePool):
+    """Windows of `stride` neighbours for masks and positions, the outputs of a small query transformer for states."""
 
     name = "q_former"
     is_learned = True
 
-    def __init__(self, shape: QFormerShape | None = None) -> None:
-        self._shape = shape or QFormerShape()
-
     def build(self, hidden_size: int, num_slots: int) -> "QFormer":
         """See `Compressor.build`."""
-        return QFormer(hidden_size, num_slots, self._shape)
+        return QFormer(hidden_size, num_slots, self.shape(hidden_size))
+
+    def shape(self, hidden_size: int) -> QFormerShape:
+        """Sizes of the query transformer before a decoder of `hidden_size`."""
+        return small_shape(hidden_size)
+
+
+class BaseQueryTransformer(QueryTransformer):
+    """The same with the sizes of BERT-base, as the paper has it."""
+
+    name = "q_former_base"
+
+    def shape(self, hidden_size: int) -> QFormerShape:
+        """See `QueryTransformer.shape`."""
+        return PAPER_SHAPE
 
 
 class QFormer(torch.nn.Module):
