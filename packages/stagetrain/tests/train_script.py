@@ -1,14 +1,20 @@
-"""Trains a tiny model in a process of its own: train_script.py FOLDER [STEP to be killed after]."""
+"""Trains a tiny model in processes of its own: train_script.py FOLDER WORKERS [STEP ...].
+
+For every STEP a process is killed when it has done that step; then a last one goes on to the end. They are forks of
+this one, which has everything imported.
+"""
 
 import importlib.util
+import json
 import os
 import signal
 import sys
 from pathlib import Path
 
 from safetensors.torch import save_file
+from transformers import TrainingArguments
 
-from stagetrain import CompressionSetting, ConversationCollator, ImageGroups, Schedule, Stage, TrainConfig, train
+from stagetrain import CompressionSetting, ConversationCollator, ImageGroups, Schedule, Stage, train
 
 spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("conftest.py"))
 assert spec is not None
@@ -16,36 +22,74 @@ assert spec.loader is not None
 tiny = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tiny)
 
+NUM_STEPS = 24
+PROJECTOR = "model.multi_modal_projector."
 SCHEDULE = Schedule(
     "staged",
     (
         Stage(
-            fraction=0.3,
+            fraction=0.25,
             compression=CompressionSetting(layer=1, stride=2),
-            trainable=("model.multi_modal_projector.",),
+            trainable=(PROJECTOR,),
             learning_rate_scale=2.0,
         ),
-        Stage(fraction=0.4, compression=CompressionSetting(layer=1, stride=3)),
-        Stage(fraction=0.3),
+        Stage(fraction=0.25, compression=CompressionSetting(layer=1, stride=3, compressor="random")),
+        Stage(fraction=0.25, trainable=("language",), learning_rate_scale=0.5),
+        Stage(fraction=0.25),
     ),
 )
 
 
-def main() -> None:
-    folder, kill_at = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None
-    folder.mkdir(exist_ok=True)
-
+def run(folder: Path, num_workers: int, kill_at: int | None) -> None:
     def on_progress(done: int, total: int, note: str) -> None:
         if done == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
     model = tiny.make_model(3, dropout=0.1)
-    config = TrainConfig(num_steps=12, learning_rate=3e-3, images_per_step=3, warmup_steps=2, save_every_steps=4)
-    collator = ConversationCollator(tiny.make_processor(16), 4, 4, seed=5)
+    args = TrainingArguments(
+        output_dir=str(folder / "run"),
+        max_steps=NUM_STEPS,
+        learning_rate=3e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=2,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        save_steps=2,
+        save_total_limit=2,
+        dataloader_num_workers=num_workers,
+        logging_steps=3,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=3,
+    )
+    collator = ConversationCollator(tiny.make_processor(16), 4, seed=5)
     groups = ImageGroups(tiny.make_records(folder, 5))
-    result = train(model, groups, collator, SCHEDULE, config, checkpoint_dir=folder / "run", on_progress=on_progress)
+    result = train(model, groups, collator, SCHEDULE, args, on_progress=on_progress)
     save_file({name: value.data for name, value in model.named_parameters()}, folder / "weights.safetensors")
-    sys.stdout.write(" ".join(map(str, (result.resumed_from_step, *result.losses))))
+    (folder / "losses.json").write_text(json.dumps([result.resumed_from_step, *result.losses]), encoding="utf-8")
+
+
+def forked(folder: Path, num_workers: int, kill_at: int | None) -> int:
+    """Exit code of a process that trains; negative: the signal that ended it."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            run(folder, num_workers, kill_at)
+            code = 0
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main() -> None:
+    folder, num_workers, steps = Path(sys.argv[1]), int(sys.argv[2]), [int(step) for step in sys.argv[3:]]
+    folder.mkdir(exist_ok=True)
+    codes = [forked(folder, num_workers, step) for step in [*steps, None]]
+    expected = [-signal.SIGKILL] * len(steps) + [0]
+    sys.exit(f"expected exit codes {expected}, got {codes}" if codes != expected else 0)
 
 
 if __name__ == "__main__":

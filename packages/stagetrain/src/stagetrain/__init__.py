@@ -1,7 +1,7 @@
 """Training with visual tokens pooled inside the LLM, stage by stage (LLaVolta)."""
 
 from stagetrain.attachment import Attachment, attach
-from stagetrain.config import TrainConfig, learning_rate_factor
+from stagetrain.batches import Batches
 from stagetrain.conversations import ConversationCollator
 from stagetrain.costs import (
     AverageCost,
@@ -14,7 +14,8 @@ from stagetrain.costs import (
     visual_token_count,
 )
 from stagetrain.errors import StageTrainError
-from stagetrain.groups import ImageGroups, Sample, StepBatches, draw_questions
+from stagetrain.groups import ImageGroups, Sample, SingleRecords, draw_questions
+from stagetrain.learning_rates import LearningRateCurve
 from stagetrain.schedule import Schedule, Stage
 from stagetrain.schemes import (
     SCHEMES,
@@ -25,6 +26,7 @@ from stagetrain.schemes import (
     named_schedule,
 )
 from stagetrain.setting import CompressionSetting
+from stagetrain.trainer import StageTrainer
 from stagetrain.training import TrainResult, train
 
 __all__ = [
@@ -32,17 +34,18 @@ __all__ = [
     "TABLE_1",
     "Attachment",
     "AverageCost",
+    "Batches",
     "CompressionSetting",
     "ConversationCollator",
     "DecoderShape",
     "ImageGroups",
+    "LearningRateCurve",
     "Sample",
     "Schedule",
+    "SingleRecords",
     "Stage",
     "StageCost",
     "StageTrainError",
-    "StepBatches",
-    "TrainConfig",
     "TrainResult",
     "always_compressed",
     "attach",
@@ -51,7 +54,6 @@ __all__ = [
     "compression_ratio_percent",
     "draw_questions",
     "edge_schedule",
-    "learning_rate_factor",
     "named_schedule",
     "plan_schedule",
     "schedule_costs",

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
 import vlmpress.cli
 from stagetrain import training
+from stagetrain.cli_assess import assess
 from stagetrain.cli_schemes import schemes
-from stagetrain.config import TrainConfig
 from stagetrain.conversations import ConversationCollator
 from stagetrain.errors import StageTrainError
 from stagetrain.groups import ImageGroups
@@ -25,6 +24,7 @@ from vlmpress.cli import UserError
 from vlmpress.data import DataError, load_records
 
 app = typer.Typer(help="Trains vision-language models with visual tokens pooled stage by stage.", no_args_is_help=True)
+app.command()(assess)
 app.command()(schemes)
 
 
@@ -51,25 +51,29 @@ def train(
     records = [record for record in load_records(data, images) if record.split != "test"]
     if not records:
         raise UserError(f"{data}: expected records to train on, got only the test split")
-    config = TrainConfig(
-        num_steps=steps,
+    args = TrainingArguments(
+        output_dir=str(checkpoints or out.parent),
+        max_steps=steps,
+        per_device_train_batch_size=batch,
         learning_rate=learning_rate,
-        images_per_step=batch,
+        lr_scheduler_type="cosine",
         warmup_steps=warmup,
         seed=seed,
-        save_every_steps=None if checkpoints is None else save_every,
+        save_strategy="no" if checkpoints is None else "steps",
+        save_steps=save_every,
+        report_to=[],
+        disable_tqdm=True,
     )
     loaded, processor = _load(model)
     schedule = _schedule(scheme, connectors or [], loaded.config.get_text_config().num_hidden_layers)
-    collator = ConversationCollator(processor, _image_tokens(loaded, processor), questions, seed=seed)
+    collator = ConversationCollator(processor, questions, seed=seed)
     with vlmpress.cli.progress(f"train {schedule.name}") as bar:
         result = training.train(
             loaded,
             ImageGroups(records),
             collator,
             schedule,
-            config,
-            checkpoint_dir=checkpoints,
+            args,
             on_progress=bar.update,
         )
     _save(loaded, processor, out)
@@ -91,15 +95,6 @@ def _load(directory: Path) -> tuple[Any, Any]:
         return model, AutoProcessor.from_pretrained(directory)
     except (ArtifactError, OSError, ValueError) as error:
         raise UserError(f"{directory}: expected a model directory with a processor, got {error}") from error
-
-
-def _image_tokens(model: Any, processor: Any) -> int:
-    """Placeholders that serving puts into a prompt for one image."""
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}], tokenize=False
-    )
-    ids = processor(images=[Image.new("RGB", (64, 64))], text=[text])["input_ids"][0]
-    return list(ids).count(processor.image_token_id)
 
 
 def _save(model: Any, processor: Any, out: Path) -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stagetrain.attachment import Attachment
 from stagetrain.errors import ScheduleError
+from stagetrain.parameter_groups import check_selectors, selects
 from stagetrain.schedule import Schedule, Stage
 
 Progress = Callable[[int, int, str], None]
@@ -25,16 +25,19 @@ class StageEntry:
 
 
 class StageSwitch:
-    """Sets pooling and the trainable parameters of a model by optimizer step.
+    """Sets compression and the trainable parameters of a model by optimizer step.
+
+    Until the first step all parameters that any stage trains require a gradient, and no others: what
+    wraps the model for several processes, and the optimizer, must see them all.
 
     Args:
         model: The model; parameters that require a gradient now are those that can train.
         schedule: Its stages.
         num_steps: Length of the run.
-        attachment: Needed when a stage pools.
+        attachment: Needed when a stage compresses.
 
     Raises:
-        ScheduleError: A stage would train nothing, or pools at a layer the decoder does not have.
+        ScheduleError: A stage would train nothing, or compresses at a layer the decoder does not have.
     """
 
     def __init__(
@@ -43,16 +46,16 @@ class StageSwitch:
         self._schedule = schedule
         self._num_steps = num_steps
         self._attachment = attachment
+        # A stage that is not possible must not wait for its turn to say so; some compressors add parameters here.
+        for stage in schedule.stages:
+            self._compress(stage)
+        if attachment is not None:
+            attachment.clear()
         self._parameters = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
         self.log: list[StageEntry] = []
-        for index, stage in enumerate(schedule.stages):
-            if not any(_trains(name, stage) for name, _ in self._parameters):
-                raise ScheduleError(
-                    f"schedule {schedule.name}: stage {index}: expected trainable parameters whose names begin with"
-                    f" {' or '.join(stage.trainable) or 'anything'}, found none"
-                )
-            # A stage that is not possible must not wait for its turn to say so.
-            self._pool(stage)
+        self._check(model)
+        for name, value in self._parameters:
+            value.requires_grad_(any(_trains(name, stage) for stage in schedule.stages))
 
     def enter(self, step: int) -> Stage:
         """Makes the model what `step` trains."""
@@ -63,10 +66,39 @@ class StageSwitch:
         self.log.append(StageEntry(step, index, stage))
         for name, parameter in self._parameters:
             parameter.requires_grad_(_trains(name, stage))
-        self._pool(stage)
+        self._compress(stage)
         return stage
 
-    def _pool(self, stage: Stage) -> None:
+    def num_trainable(self) -> tuple[int, ...]:
+        """Parameters that each stage trains."""
+        return tuple(
+            sum(value.numel() for name, value in self._parameters if _trains(name, stage))
+            for stage in self._schedule.stages
+        )
+
+    @contextmanager
+    def without_compression(self) -> Iterator[None]:
+        """The plain model, then the stage's compression again."""
+        if self._attachment is not None:
+            self._attachment.clear()
+        try:
+            yield
+        finally:
+            if self.log:
+                self._compress(self.log[-1].stage)
+
+    def _check(self, model: torch.nn.Module) -> None:
+        names = [name for name, _ in model.named_parameters()]
+        for index, stage in enumerate(self._schedule.stages):
+            where = f"schedule {self._schedule.name}: stage {index}: trainable"
+            check_selectors(stage.trainable, names, where)
+            if not any(_trains(name, stage) for name, _ in self._parameters):
+                raise ScheduleError(
+                    f"{where}: expected parameters that are not frozen, found none under"
+                    f" {' or '.join(stage.trainable) or 'any name'}"
+                )
+
+    def _compress(self, stage: Stage) -> None:
         if self._attachment is not None:
             if stage.compression is None:
                 self._attachment.clear()
@@ -74,44 +106,31 @@ class StageSwitch:
                 self._attachment.set(stage.compression)
 
 
-class StageCallback(TrainerCallback):
-    """Before each step: the stage and the random state of that step; after it: progress."""
-
-    def __init__(self, switch: StageSwitch, seed: int, losses: list[float], on_progress: Progress | None) -> None:
-        self._switch = switch
-        self._seed = seed
-        self._losses = losses
-        self._on_progress = on_progress
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Enters the step's stage; dropout follows from (seed, step) alone."""
-        torch.manual_seed((self._seed << 32) + state.global_step)
-        self._switch.enter(state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Tells how far the run is."""
-        if self._on_progress is not None:
-            note = f"stage {self._switch.log[-1].index + 1} loss {self._losses[-1]:.3f}"
-            self._on_progress(state.global_step, state.max_steps, note)
-
-
 @contextmanager
 def borrowed(model: Any) -> Iterator[None]:
-    """Gives the model back as it came: gradients wanted, training mode, and what its configuration says of caching.
+    """Gives the model back as it came: gradients wanted, modes, its forward, what its configuration says of caching.
 
     A KV cache is of no use in training; the configuration must not remember that.
     """
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    training = model.training
+    training, checkpointing = model.training, getattr(model, "is_activation_checkpointing", False)
     configs = {id(config): config for config in (model.config, model.config.get_text_config())}.values()
     caching = [(config, getattr(config, "use_cache", None), hasattr(config, "use_cache")) for config in configs]
+    own_forward = model.__dict__.get("forward")
     for config in configs:
         config.use_cache = False
     try:
         yield
     finally:
+        # Mixed precision wraps the method on the instance.
+        model.__dict__.pop("_original_forward", None)
+        if own_forward is None:
+            model.__dict__.pop("forward", None)
+        else:
+            model.forward = own_forward
+        if getattr(model, "is_activation_checkpointing", False) and not checkpointing:
+            model.activation_checkpointing_disable()
+            model.disable_input_require_grads()
         for parameter, wants in wanted:
             parameter.requires_grad_(wants)
         for config, value, present in caching:
@@ -123,4 +142,4 @@ def borrowed(model: Any) -> Iterator[None]:
 
 
 def _trains(name: str, stage: Stage) -> bool:
-    return not stage.trainable or name.startswith(stage.trainable)
+    return not stage.trainable or selects(stage.trainable, name)

@@ -6,11 +6,20 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoProcessor, CLIPVisionModel, LlavaForConditionalGeneration
+from transformers import AutoProcessor, CLIPVisionModel, LlavaForConditionalGeneration, TrainingArguments
 
 from edgevlm import EdgeModelSpec, build_from_llava
 from edgevlm.wire import spec_to_proto
-from stagetrain import ConversationCollator, ImageGroups, Schedule, TrainConfig, edge_schedule, named_schedule, train
+from stagetrain import (
+    ConversationCollator,
+    ImageGroups,
+    LearningRateCurve,
+    Schedule,
+    edge_schedule,
+    named_schedule,
+    train,
+)
+from stagetrain.learning_rates import CurveKind
 from tokenreduce import attach, calibrate, detach, features_of
 from tokenreduce.wire import policy_from_proto, policy_to_proto
 from vlmpress.artifact import Artifact, write_policy
@@ -25,6 +34,7 @@ from vlmpress_services.pipeline.tower import attribute_task, pretrain_tower
 SHAPE = TinyShape()
 WARMUP_STEPS = 50
 SAVE_EVERY_STEPS = 200
+IMAGES_PER_STEP = 16
 VISION = "model.vision_tower."
 
 
@@ -65,10 +75,9 @@ def make_llava(tower: Artifact, dataset: Artifact, config: TrainStep, seed: int,
     """Trains a fresh Llava model under a scheme of stagetrain."""
     model, processor = fresh_llava(tower, config.num_layers, seed)
     schedule = named_schedule(config.scheme, config.num_layers)
-    settings = _settings(config, seed, lr_schedule=config.lr_schedule, images_per_step=config.images_per_step)
-    losses = _train(
-        model, processor, SHAPE.num_visual_tokens, read_split(dataset.path, "train"), schedule, settings, work
-    )
+    settings = _settings(config, seed, work, config.images_per_step)
+    records = read_split(dataset.path, "train")
+    losses = _train(model, processor, records, schedule, settings, work, curve=_curve(config.lr_schedule))
     _save(model, processor, work.path)
     return Outcome(model_spec(model), {"final_loss_nats": _tail_mean(losses)})
 
@@ -80,11 +89,9 @@ def make_reduced(
     model, processor = open_llava(student)
     proto = policy.manifest.reduction_policy
     attach(model, policy_from_proto(proto))
-    settings = _settings(config, seed)
+    settings = _settings(config, seed, work)
     schedule = named_schedule("plain", model.config.get_text_config().num_hidden_layers)
-    losses = _train(
-        model, processor, SHAPE.num_visual_tokens, read_split(dataset.path, "train"), schedule, settings, work
-    )
+    losses = _train(model, processor, read_split(dataset.path, "train"), schedule, settings, work)
     detach(model)
     _save(model, processor, work.path)
     write_policy(work.path, proto)
@@ -118,10 +125,8 @@ def make_edge(student: Artifact, dataset: Artifact, config: EdgeStep, seed: int,
     freeze_tower(model)
     connectors = ("model.multi_modal_projector.", "model.compressor.", "model.fusion.")
     schedule = edge_schedule(connectors, config.connector_share, (1.0, config.full_learning_rate_scale))
-    settings = _settings(config, seed)
-    losses = _train(
-        model, processor, config.num_compressed_tokens, read_split(dataset.path, "train"), schedule, settings, work
-    )
+    settings = _settings(config, seed, work)
+    losses = _train(model, processor, read_split(dataset.path, "train"), schedule, settings, work)
     _save(model.bfloat16(), processor, work.path)
     return Outcome(spec_to_proto(EdgeModelSpec.of(model.config)), {"final_loss_nats": _tail_mean(losses)})
 
@@ -132,32 +137,44 @@ def open_llava(artifact: Artifact) -> tuple[LlavaForConditionalGeneration, Any]:
     return freeze_tower(model), AutoProcessor.from_pretrained(artifact.path)
 
 
-def _settings(config: TrainStep | ReductionStep | EdgeStep, seed: int, **more: Any) -> TrainConfig:
-    return TrainConfig(
-        num_steps=config.num_steps,
+def _settings(
+    config: TrainStep | ReductionStep | EdgeStep, seed: int, work: Work, images_per_step: int = IMAGES_PER_STEP
+) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(work.scratch),
+        max_steps=config.num_steps,
+        per_device_train_batch_size=images_per_step,
         learning_rate=config.learning_rate,
-        warmup_steps=WARMUP_STEPS,
+        adam_beta2=0.98,
+        weight_decay=0.01,
         seed=seed,
-        save_every_steps=SAVE_EVERY_STEPS,
-        **more,
+        save_steps=SAVE_EVERY_STEPS,
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
     )
+
+
+def _curve(kind: CurveKind = "cosine") -> LearningRateCurve:
+    return LearningRateCurve(kind=kind, warmup_steps=WARMUP_STEPS)
 
 
 def _train(
     model: Any,
     processor: Any,
-    num_image_tokens: int,
     records: Sequence[Record],
     schedule: Schedule,
-    config: TrainConfig,
+    args: TrainingArguments,
     work: Work,
+    curve: LearningRateCurve | None = None,
 ) -> Sequence[float]:
-    collator = ConversationCollator(processor, num_image_tokens, seed=config.seed)
+    collator = ConversationCollator(processor, seed=args.seed)
     samples = ImageGroups(records)
-    result = train(
-        model, samples, collator, schedule, config, checkpoint_dir=work.scratch, on_progress=work.progress.update
-    )
-    return result.losses
+    on_progress = work.progress.update
+    return train(
+        model, samples, collator, schedule, args, curve=curve or _curve(), max_skipped=0, on_progress=on_progress
+    ).losses
 
 
 def _pixel_values(processor: Any, path: Path) -> torch.Tensor:
