@@ -41,12 +41,14 @@ class _Call:
     Attributes:
         ids: Tokens, [B, T].
         layout: Where the visual ones are.
-        labels: [B, T], if the call has any.
+        padding: Which are padding, [B, T] bool; None if that is not known.
+        asking: Text of questions: neither padding nor, where there are labels, an answer, [B, T] bool.
     """
 
     ids: torch.Tensor
     layout: Layout
-    labels: torch.Tensor | None = None
+    padding: torch.Tensor | None
+    asking: torch.Tensor
 
 
 @dataclass(slots=True)
@@ -57,7 +59,7 @@ class _Step:
         call: What the model's arguments said; None: all tokens are text.
         num_seen: Tokens before these.
         positions: Rotary positions, [..., B, T].
-        padding: The mask that the decoder got.
+        mask: The mask that the decoder got.
         plan: What becomes of the tokens; from layer K on.
         keys: What layer K and all deeper ones attend to.
         tables: Rotary tables of what is left.
@@ -67,7 +69,7 @@ class _Step:
     call: _Call | None
     num_seen: int
     positions: torch.Tensor
-    padding: Any
+    mask: Any
     plan: pooling.PoolPlan | None = None
     keys: Keys | None = None
     tables: Any = None
@@ -196,17 +198,23 @@ class Attachment:
         assert self._setting is not None
         if isinstance(call.get("logits_to_keep"), torch.Tensor):
             raise PoolingUnsupportedError("pooling: logits_to_keep: expected a number, got positions")
-        layout, labels = self._family.layout(self._model, call), call.get("labels")
-        self._call = _Call(call["input_ids"], layout, labels)
-        if labels is None or not layout.groups:
+        self._call, labels = self._read(call), call.get("labels")
+        groups = self._call.layout.groups
+        if labels is None or not groups:
             return None
-        counts = [(group, self._compressor.count(group.sides, self._setting.stride)) for group in layout.groups]
-        return {**call, "labels": pooling.pool_labels(labels, counts)}
+        counts = [(group, self._compressor.count(group.sides, self._setting.stride)) for group in groups]
+        return {**call, "labels": pooling.pool_labels(labels, counts, self._call.padding)}
 
     def _before_base(self, module: Any, call: dict[str, Any]) -> None:
         if self._call is None or self._call.ids is not call.get("input_ids"):
-            layout = self._family.layout(self._model, call)
-            self._call = _Call(call["input_ids"], layout)
+            self._call = self._read(call)
+
+    def _read(self, call: dict[str, Any]) -> _Call:
+        layout, labels = self._family.layout(self._model, call), call.get("labels")
+        ids = call["input_ids"]
+        padding = masks.padding_tokens(call.get("attention_mask"), ids.shape[1], labels)
+        asking = ~layout.visual if padding is None else ~(layout.visual | padding)
+        return _Call(ids, layout, padding, asking if labels is None else asking & (labels == -100))
 
     def _before_decoder(self, module: Any, call: dict[str, Any]) -> dict[str, Any] | None:
         """Begins a step; with K = 0 all of it is done here."""
@@ -223,7 +231,7 @@ class Attachment:
         self._step = _Step(own, num_seen, rotary, call.get("attention_mask"))
         assert self._setting is not None
         restarts = None
-        if self._step.padding is None and not num_seen and packed.ndim == 2:
+        if self._step.mask is None and not num_seen and packed.ndim == 2:
             restarts = masks.restart_mask(packed)
             if restarts is not None and self._is_flash:
                 raise PoolingUnsupportedError("pooling: expected a mask with flash attention, got packed positions")
@@ -238,7 +246,7 @@ class Attachment:
         cache = self._cache(call)
         if cache is None and (step.call is None or not step.call.layout.groups):
             return None
-        mask = step.padding if restarts is None else self._as_bias(restarts, states)
+        mask = step.mask if restarts is None else self._as_bias(restarts, states)
         tables = self._decoder.rotary_emb(states, position_ids=step.positions) if self._needs_scores else None
         states = self._compress(step, states, mask, tables, cache)
         assert step.plan is not None
@@ -299,8 +307,7 @@ class Attachment:
         scores = None
         if step.call is not None and groups and self._needs_scores:
             layer, layout = self._decoder.layers[self._setting.layer], step.call.layout
-            asking = layout.asking(step.call.labels, step.padding)
-            scores = visual_scores(layer, states, tables, checked, layout.units, asking)
+            scores = visual_scores(layer, states, tables, checked, layout.units, step.call.asking)
         pooled_units = []
         for group in groups:
             place = group.rows[:, None], group.columns
@@ -309,7 +316,8 @@ class Attachment:
             count = self._compressor.count(group.sides, self._setting.stride)
             learned = self.module(units, self._setting.stride) if self._compressor.is_learned and self.module else None
             pooled_units.append((group, slots, count, learned))
-        step.plan = plan = pooling.plan_pooling(states, [unit[:3] for unit in pooled_units])
+        padding = step.call.padding if step.call is not None else None
+        step.plan = plan = pooling.plan_pooling(states, [unit[:3] for unit in pooled_units], padding)
         states = pooling.pool_states(states, plan)
         for group, slots, _, learned in pooled_units:
             if learned is not None:

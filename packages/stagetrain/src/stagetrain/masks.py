@@ -39,6 +39,26 @@ def pool_attention_mask(mask: torch.Tensor, plan: PoolPlan, columns: torch.Tenso
     return torch.where(plan.real[:, None, :, None], pooled, alone)
 
 
+def padding_tokens(mask: Any, num_tokens: int, labels: torch.Tensor | None) -> torch.Tensor | None:
+    """Which of the last T tokens are padding, [B, T] bool; None: not known of any.
+
+    Args:
+        mask: A 2-D mask of keys, 0 at padding, or a 4-D one of tokens without a past, where padding is what attends
+            to nothing else and nothing else attends to.
+        num_tokens: T.
+        labels: [B, T]; what has one, not -100, is never padding.
+    """
+    if not isinstance(mask, torch.Tensor) or (mask.ndim == 4 and mask.shape[2] != mask.shape[3]):
+        return None
+    if mask.ndim == 2:
+        padding = mask[:, -num_tokens:] == 0
+    else:
+        allowed = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > torch.finfo(mask.dtype).min / 2
+        others = allowed & ~torch.eye(num_tokens, dtype=torch.bool, device=mask.device)
+        padding = ~(others.any(1) | others.any(2))
+    return padding if labels is None else padding & (labels == -100)
+
+
 def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor:
     """Bool [1, 1, T, K] where the queries are the last of the keys."""
     ones = torch.ones(1, 1, num_queries, num_keys, dtype=torch.bool, device=device)

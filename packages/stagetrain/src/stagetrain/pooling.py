@@ -21,6 +21,9 @@ from stagetrain.families.views import UnitGroup
 Counted = tuple[UnitGroup, int]
 """Units and N, the number of slots of each."""
 
+Planned = tuple[UnitGroup, torch.Tensor, int]
+"""Units, their slots [U, L], and N."""
+
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
@@ -42,34 +45,39 @@ class PoolPlan:
         return self.sizes > 0
 
 
-def plan_pooling(like: torch.Tensor, units: Iterable[tuple[UnitGroup, torch.Tensor, int]]) -> PoolPlan:
+def plan_pooling(like: torch.Tensor, units: Iterable[Planned], padding: torch.Tensor | None = None) -> PoolPlan:
     """Plan for units whose tokens a compressor has put into slots.
+
+    Of the padding goes what would only make other rows' padding longer; all of it stays where nothing is pooled.
 
     Args:
         like: Tensor [B, T, ...] on the device of the plan.
         units: Units, their slots [U, L] in [0, N) or DROPPED, and N.
+        padding: Which tokens are padding, [B, T] bool.
 
     Raises:
         PoolingUnsupportedError: A unit does not use just its N slots.
     """
-    shape, device = like.shape[:2], like.device
     units = list(units)
-    kept = torch.ones(shape, dtype=torch.bool, device=device)
+    kept = torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
     for group, slots, count in units:
-        place = torch.arange(slots.shape[1], device=device)
+        place = torch.arange(slots.shape[1], device=like.device)
         _put(kept, group, last_members(slots, count).gather(1, _or_none(slots, count)) == place)
-    order = kept.cumsum(1) - 1
-    lengths = order[:, -1] + 1
-    num_slots, total = torch.stack([lengths.max(), lengths.sum()]).tolist()
-    gone = sum(len(group.rows) * (group.columns.shape[1] - count) for group, _, count in units)
-    expected = kept.numel() - gone
+    padding = torch.zeros_like(kept) if padding is None else padding
+    is_real = kept & ~padding
+    num_real, num_padding = is_real.sum(1), padding.sum(1)
+    width, total = torch.stack([num_real.max() + num_padding.min(), num_real.sum() + num_padding.sum()]).tolist()
+    expected = kept.numel() - sum(len(group.rows) * (group.columns.shape[1] - count) for group, _, count in units)
     if total != expected:
         raise PoolingUnsupportedError(f"pooling: expected slots for {expected} tokens in all, got {total}")
-    order = order + (num_slots - lengths)[:, None]
+    excess = (num_padding + num_real - width).clamp(min=0)
+    kept = is_real | (padding & (padding.cumsum(1) > excess[:, None]))
+    order = kept.cumsum(1) - 1
+    order = torch.where(kept | ~padding, order + (width - 1 - order[:, -1:]), width)
     for group, slots, count in units:
-        padded = torch.nn.functional.pad(_places(order, group, slots, count), (0, 1), value=num_slots)
-        _put(order, group, padded.gather(1, _or_none(slots, count)))
-    return _plan_of_slots(order, num_slots)
+        places = torch.nn.functional.pad(_places(order, group, slots, count), (0, 1), value=width)
+        _put(order, group, places.gather(1, _or_none(slots, count)))
+    return _plan_of_slots(order, width)
 
 
 def _plan_of_slots(slots: torch.Tensor, num_slots: int) -> PoolPlan:
@@ -115,14 +123,16 @@ def pool_positions(positions: torch.Tensor, plan: PoolPlan) -> torch.Tensor:
     return sums.scatter_add(-1, index, positions.long().expand_as(index))[..., :-1] // plan.sizes.clamp(min=1)
 
 
-def pool_labels(labels: torch.Tensor, units: Sequence[Counted], ignored: int = -100) -> torch.Tensor:
+def pool_labels(
+    labels: torch.Tensor, units: Sequence[Counted], padding: torch.Tensor | None = None, ignored: int = -100
+) -> torch.Tensor:
     """Labels [B, T] of the tokens that are left, [B, P].
 
     Only how many are left of a unit is known here, not which; no visual token has a label, so the last ones are
     as good as any. Nothing predicts a row's first token; padding put before it must not begin to.
     """
     numbered = [(group, _last_alone(group, count), count) for group, count in units]
-    plan = plan_pooling(labels, numbered)
+    plan = plan_pooling(labels, numbered, padding)
     first = torch.arange(labels.shape[1], device=labels.device) == 0
     return torch.where(plan.real, labels.masked_fill(first, ignored).gather(1, plan.last), ignored)
 

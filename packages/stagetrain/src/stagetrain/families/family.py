@@ -30,18 +30,6 @@ class Layout:
         """Number of the unit that each token belongs to, -1 for none, [B, T] int64."""
         return unit_numbers(self.groups, self.visual)
 
-    def asking(self, labels: torch.Tensor | None, padding: torch.Tensor | None) -> torch.Tensor:
-        """Text of the questions: no answer and no padding, [B, T] bool.
-
-        Args:
-            labels: [B, T], of answers not -100; None: all text asks.
-            padding: Mask of keys that end with these tokens, 0 at padding, if it is a 2-D one.
-        """
-        asks = ~self.visual if labels is None else ~self.visual & (labels == -100)
-        if padding is not None and padding.ndim == 2:
-            asks = asks & padding[:, -asks.shape[1] :].bool()
-        return asks
-
 
 class Family(ABC):
     """One kind of model.
