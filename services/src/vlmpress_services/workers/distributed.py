@@ -64,13 +64,17 @@ def train_on_workers(function: Callable[..., Any], *arguments: Any, group: Worke
 
 
 def _on_worker(config: dict[str, Any]) -> Any:
-    """Runs the function on one worker."""
+    """Runs the function on one worker.
+
+    Ray starts workers again whatever they raised, so after an error that ends the run for good all of them return.
+    """
     import torch
 
     group, reporter = config["group"], Reporter(config["board"])
     # As in the local runner: sums in another order would be another result.
     torch.set_num_threads(group.cpus_per_worker)
-    reporter.check()
+    if reporter.error() is not None:
+        return None
     try:
         if get_context().get_world_rank() != 0:
             return config["function"](*config["arguments"], on_progress=_silent)
@@ -80,7 +84,12 @@ def _on_worker(config: dict[str, Any]) -> Any:
         return result
     except FINAL_ERRORS as error:
         reporter.fail(error)
-        raise
+    except Exception:
+        # Others lost this worker because it left, or this one lost them.
+        if reporter.error() is None:
+            raise
+    torch.distributed.destroy_process_group()
+    return None
 
 
 def _silent(*_: Any) -> None:

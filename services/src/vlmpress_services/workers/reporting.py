@@ -85,11 +85,10 @@ class Reporter:
             result(self._board.report.remote(*self._waiting))
             self._waiting, self._last_s = None, time.monotonic()
 
-    def check(self) -> None:
-        """Raises what ended an earlier attempt at this work for good."""
-        error = ray.get(self._board.read.remote())[2]
-        if error is not None:
-            raise error
+    def error(self) -> Exception | None:
+        """What ended the work for good, on this worker or another."""
+        found: Exception | None = ray.get(self._board.read.remote())[2]
+        return found
 
     def fail(self, error: Exception) -> None:
         """Ends the work for good."""
