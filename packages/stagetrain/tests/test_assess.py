@@ -30,7 +30,10 @@ from stagetrain.families import Layout, UnitGroup
 from vlmpress.data import Record, Turn
 
 MakeModel = Callable[..., Any]
-SETTINGS = sweep_settings([1, 2], [2, 3], ["average", "random", "k_means", "attention", "vcc", "average_2d"])
+SETTINGS = (
+    *sweep_settings([1, 2], [2, 3]),
+    *sweep_settings([1], [2], ["random", "k_means", "attention", "average_2d"]),
+)
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +224,11 @@ def test_every_turn_outside_training_is_a_question() -> None:
         (turns, "other"),
     ]
     assert len(questions_of([Record("0", (), turns)])) == 3
+    images = (Path("x"), Path("y"))
+    marked = (Turn("a", "yes"), Turn("<image> b", "no"), Turn("<image> c", "no"))
+    shown = [question.images for question in questions_of([Record("0", images, marked)])]
+    assert shown == [(), images[:1], images]
+    assert [question.images for question in questions_of([Record("0", images, turns)])] == [images] * 3
     with pytest.raises(SampleError, match="outside the training split"):
         questions_of(records[1:])
 

@@ -24,6 +24,10 @@ def test_all_units_of_an_evaluation_have_the_same_draw() -> None:
     assert not torch.equal(drop.assign(make_units(1, 24, 4), 4)[0], slots[0])
 
 
+def test_an_evaluation_draws_what_every_other_process_draws() -> None:
+    assert kept(compressor_named("random").assign(make_units(1, 24, 3), 4)) == [[9, 11, 17, 18, 19, 22]]
+
+
 def test_training_draws_anew_for_every_unit_from_torch() -> None:
     drop, units = compressor_named("random"), make_units(6, 24, None)
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stagetrain.errors import SampleError
-from vlmpress.data import Record, Turn, question_type
+from vlmpress.data import IMAGE_MARK, Record, Turn, question_type
 
 _SEED = 0
 
@@ -45,7 +45,7 @@ def questions_of(records: Iterable[Record], limit: int | None = None) -> list[Qu
         SampleError: There is no question.
     """
     questions = [
-        Question(record.images, record.turns[:count])
+        _question(record, count)
         for record in records
         if record.split != "train"
         for count in range(1, len(record.turns) + 1)
@@ -56,3 +56,11 @@ def questions_of(records: Iterable[Record], limit: int | None = None) -> list[Qu
         chosen = sorted(random.Random(_SEED).sample(range(len(questions)), limit))
         return [questions[index] for index in chosen]
     return questions
+
+
+def _question(record: Record, num_turns: int) -> Question:
+    """The question of a record's turn `num_turns`, with the images that have been shown by then."""
+    turns = record.turns[:num_turns]
+    is_marked = any(IMAGE_MARK in turn.question for turn in record.turns)
+    num_shown = sum(turn.question.count(IMAGE_MARK) for turn in turns) if is_marked else len(record.images)
+    return Question(record.images[:num_shown], turns)
