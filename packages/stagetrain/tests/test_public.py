@@ -19,6 +19,7 @@ PUBLIC = {
     "Stage",
     "StageCost",
     "StageTrainError",
+    "StageTrainer",
     "SingleRecords",
     "TrainResult",
     "attach",

@@ -46,6 +46,7 @@ __all__ = [
     "Stage",
     "StageCost",
     "StageTrainError",
+    "StageTrainer",
     "TrainResult",
     "always_compressed",
     "attach",

@@ -1,6 +1,5 @@
 """Trainer whose checkpoints are there whole or not at all, and are of one run."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -116,5 +115,5 @@ class CheckpointingTrainer(Trainer):
             raise CheckpointError(f"{checkpoint}: expected the optimizer's state, got a model alone")
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
-        except (ValueError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        except (ValueError, RuntimeError, KeyError, EOFError) as error:
             raise CheckpointError(f"{checkpoint}: expected the optimizer's state, got {error}") from error
