@@ -11,12 +11,13 @@ from vlmpress import cli
 from vlmpress.artifact import ArtifactError
 from vlmpress.cli import UserError
 from vlmpress.data import DataError
-from vlmpress_services import artifact_commands
+from vlmpress_services import artifact_commands, job_commands
 from vlmpress_services.artifact_commands import DEFAULT_STORE
 from vlmpress_services.errors import PackageError, ServicesError
 
 app = typer.Typer(no_args_is_help=True, help="Small fast vision-language models from large ones.")
 app.add_typer(artifact_commands.app, name="artifact")
+app.add_typer(job_commands.app, name="job")
 
 
 @app.command()

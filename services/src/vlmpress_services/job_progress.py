@@ -1,9 +1,21 @@
-"""What a job says of how far it is, from what quantpack says."""
+"""What a job says of how far it is."""
 
 from collections.abc import Callable
+from typing import Protocol
+
+from vlmpress.job.v1 import job_pb2 as pb
 
 # Share of the work done, 0 to 1, and a line on what is being done.
 OnProgress = Callable[[float, str], None]
+
+
+class Report(Protocol):
+    """As `OnProgress`, from jobs that may know more."""
+
+    def __call__(self, progress: float, message: str, /, train: pb.TrainProgress | None = None) -> None:
+        """Reports; raises when the job is to end."""
+
+
 # As quantpack calls it: done, in all, name of what was just done.
 OnStep = Callable[[int, int, str], None]
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from vlmpress.artifact import digest_bytes
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
-from vlmpress_services.job_progress import OnProgress
+from vlmpress_services.job_progress import OnProgress, Report
 from vlmpress_services.quantpack_jobs import check_pack, check_sweep, do_pack, do_sweep
 from vlmpress_services.store import LocalStore
+from vlmpress_services.train_jobs import check_train, do_train
 
 
 def check_spec(spec: pb.JobSpec, store: LocalStore) -> None:
@@ -22,6 +23,8 @@ def check_spec(spec: pb.JobSpec, store: LocalStore) -> None:
         check_pack(spec.pack, store)
     elif kind == "sweep":
         check_sweep(spec.sweep, store)
+    elif kind == "train":
+        check_train(spec.train, store)
     elif kind == "pipeline":
         if not spec.pipeline.config_yaml.strip():
             raise InvalidRequestError("config_yaml: expected a configuration, got an empty string")
@@ -29,14 +32,16 @@ def check_spec(spec: pb.JobSpec, store: LocalStore) -> None:
         raise InvalidRequestError("spec: expected one kind of work, got none")
 
 
-def do_work(spec: pb.JobSpec, store: LocalStore, on_progress: OnProgress) -> str:
+def do_work(spec: pb.JobSpec, store: LocalStore, report: Report) -> str:
     """Does a job's work and gives the digest of its result."""
     kind = spec.WhichOneof("work")
     if kind == "pack":
-        return do_pack(spec.pack, store, on_progress)
+        return do_pack(spec.pack, store, report)
     if kind == "sweep":
-        return do_sweep(spec.sweep, store, on_progress)
-    return _pipeline(spec.pipeline, store, on_progress)
+        return do_sweep(spec.sweep, store, report)
+    if kind == "train":
+        return do_train(spec.train, store, report)
+    return _pipeline(spec.pipeline, store, report)
 
 
 def _pipeline(job: pb.PipelineJob, store: LocalStore, on_progress: OnProgress) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 from vlmpress.artifact import ArtifactError
 from vlmpress.cli import UserError
 from vlmpress.data import DataError
+from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import INTERNAL_TEXT, PackageError, ServicesError
-from vlmpress_services.job_progress import OnProgress
 from vlmpress_services.job_work import do_work
 from vlmpress_services.jobs import JobTable
 from vlmpress_services.serving import call_at_stdin_end, claim_stdout
@@ -34,8 +34,10 @@ def work(table: JobTable, store: LocalStore, job_id: str) -> None:
         if not owned or not table.begin(job_id):
             return
         job = table.get(job_id)
+        report = _Reporter(table, job_id)
         try:
-            result = do_work(job.spec, store, _reporter(table, job_id))
+            result = do_work(job.spec, store, report)
+            report.flush()
         except JobEndedError:
             return
         except Exception as error:
@@ -47,18 +49,26 @@ def work(table: JobTable, store: LocalStore, job_id: str) -> None:
         table.succeed(job_id, result)
 
 
-def _reporter(table: JobTable, job_id: str) -> OnProgress:
-    last_s = 0.0
+class _Reporter:
+    """Writes reports into the table, not more than one in each interval."""
 
-    def report(progress: float, message: str) -> None:
-        nonlocal last_s
-        if time.monotonic() - last_s < REPORT_INTERVAL_S:
+    def __init__(self, table: JobTable, job_id: str) -> None:
+        self._table, self._job_id = table, job_id
+        self._waiting: tuple[float, str, pb.TrainProgress | None] | None = None
+        self._last_s = 0.0
+
+    def __call__(self, progress: float, message: str, /, train: pb.TrainProgress | None = None) -> None:
+        self._waiting = (min(max(progress, 0.0), 1.0), message, train)
+        if time.monotonic() - self._last_s >= REPORT_INTERVAL_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what still waits."""
+        if self._waiting is None:
             return
-        last_s = time.monotonic()
-        if not table.report(job_id, min(max(progress, 0.0), 1.0), message):
-            raise JobEndedError(f"job {job_id}: has ended")
-
-    return report
+        waiting, self._waiting, self._last_s = self._waiting, None, time.monotonic()
+        if not self._table.report(self._job_id, *waiting):
+            raise JobEndedError(f"job {self._job_id}: has ended")
 
 
 def main() -> int:

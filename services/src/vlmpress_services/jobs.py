@@ -30,9 +30,12 @@ CREATE TABLE IF NOT EXISTS jobs (
     progress REAL NOT NULL DEFAULT 0,
     message TEXT NOT NULL DEFAULT '',
     result TEXT NOT NULL DEFAULT '',
-    revision INTEGER NOT NULL DEFAULT 1
+    revision INTEGER NOT NULL DEFAULT 1,
+    train_progress BLOB NOT NULL DEFAULT x''
 )
 """
+# What tables of earlier versions lack.
+_LATER = {"train_progress": "BLOB NOT NULL DEFAULT x''"}
 
 
 class JobTable:
@@ -87,9 +90,12 @@ class JobTable:
         """Pending to running; False when the job is no longer pending."""
         return self._change(job_id, (pb.JOB_STATE_PENDING,), state=pb.JOB_STATE_RUNNING, message="started")
 
-    def report(self, job_id: str, progress: float, message: str) -> bool:
+    def report(self, job_id: str, progress: float, message: str, train: pb.TrainProgress | None = None) -> bool:
         """Progress (0 to 1) and a line on what is being done; False when the job no longer runs."""
-        return self._change(job_id, (pb.JOB_STATE_RUNNING,), progress=progress, message=message)
+        fields: dict[str, float | str | bytes] = {"progress": progress, "message": message}
+        if train is not None:
+            fields["train_progress"] = train.SerializeToString()
+        return self._change(job_id, (pb.JOB_STATE_RUNNING,), **fields)
 
     def succeed(self, job_id: str, result: str) -> bool:
         """Running to succeeded, with the digest of the result; False when the job no longer runs."""
@@ -138,7 +144,7 @@ class JobTable:
             rows = database.execute("SELECT job_id FROM jobs WHERE state = ? ORDER BY number", (state,))
             return [row["job_id"] for row in rows]
 
-    def _change(self, job_id: str, from_states: tuple[pb.JobState, ...], **fields: float | str) -> bool:
+    def _change(self, job_id: str, from_states: tuple[pb.JobState, ...], **fields: float | str | bytes) -> bool:
         sets = "".join(f"{name} = ?, " for name in fields)
         states = ", ".join("?" * len(from_states))
         with self._open() as database:
@@ -157,10 +163,19 @@ class JobTable:
             database.row_factory = sqlite3.Row
             database.execute("PRAGMA journal_mode = WAL")
             database.execute(_SCHEMA)
+            _add_columns(database)
             with database:
                 yield database
         finally:
             database.close()
+
+
+def _add_columns(database: sqlite3.Connection) -> None:
+    there = {row["name"] for row in database.execute("PRAGMA table_info(jobs)")}
+    for name in _LATER.keys() - there:
+        # Another process may be faster.
+        with suppress(sqlite3.OperationalError):
+            database.execute(f"ALTER TABLE jobs ADD COLUMN {name} {_LATER[name]}")
 
 
 def _job(row: sqlite3.Row) -> pb.Job:
@@ -177,4 +192,5 @@ def _job(row: sqlite3.Row) -> pb.Job:
         message=row["message"],
         result=row["result"],
         revision=row["revision"],
+        train_progress=pb.TrainProgress.FromString(row["train_progress"]) if row["train_progress"] else None,
     )

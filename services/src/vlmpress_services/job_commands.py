@@ -1,0 +1,111 @@
+"""`vlmpress job`: start and follow jobs on a server."""
+
+import json
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from google.protobuf import json_format
+
+from vlmpress import cli
+from vlmpress.cli import CheckFailedError, UserError
+from vlmpress.job.v1 import job_pb2 as pb
+
+if TYPE_CHECKING:
+    from vlmpress_services.client import JobClient
+
+app = typer.Typer(no_args_is_help=True, help="Start, follow, list and cancel jobs on a server.")
+
+ServerOption = Annotated[str, typer.Option("--server", help="HOST:PORT of `vlmpress serve`.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+IdArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
+
+
+@app.command()
+def create(
+    spec: Annotated[Path, typer.Argument(help='JobSpec as JSON, for example {"train": {"model": "teacher", ...}}.')],
+    server: ServerOption,
+    request_id: Annotated[str, typer.Option(help="The same id again gives the job it made; default: a new one.")] = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Starts a job and prints its id; with --watch follows it, exit code 1 unless it succeeds."""
+    with _client(server) as client:
+        job = client.create(_read(spec), request_id or uuid.uuid4().hex)
+        if watch:
+            job = _follow(client, job.job_id)
+    _show(job, as_json) if watch or as_json else typer.echo(job.job_id)
+    if watch:
+        _check(job)
+
+
+@app.command("watch")
+def watch_command(job: IdArgument, server: ServerOption, as_json: JsonOption = False) -> None:
+    """Follows a job to its end; exit code 1 unless it succeeds."""
+    with _client(server) as client:
+        ended = _follow(client, job)
+    _show(ended, as_json)
+    _check(ended)
+
+
+@app.command("list")
+def list_command(server: ServerOption, as_json: JsonOption = False) -> None:
+    """Lists all jobs, newest first."""
+    with _client(server) as client:
+        jobs = client.list()
+    if as_json:
+        typer.echo(json.dumps({"jobs": [_fields(job) for job in jobs]}))
+        return
+    for job in jobs:
+        typer.echo(_line(job))
+
+
+@app.command()
+def cancel(job: IdArgument, server: ServerOption, as_json: JsonOption = False) -> None:
+    """Asks a job to stop."""
+    with _client(server) as client:
+        _show(client.cancel(job), as_json)
+
+
+def _client(server: str) -> "JobClient":
+    # grpc takes half a second to import; --help does not need it.
+    from vlmpress_services.client import JobClient
+
+    return JobClient(server)
+
+
+def _read(path: Path) -> pb.JobSpec:
+    try:
+        return json_format.Parse(path.read_text(encoding="utf-8"), pb.JobSpec())
+    except (OSError, UnicodeDecodeError, json_format.ParseError) as error:
+        raise UserError(f"{path}: expected a JobSpec as JSON, got {' '.join(str(error).split())}") from error
+
+
+def _follow(client: "JobClient", job_id: str) -> pb.Job:
+    job = pb.Job()
+    with cli.progress(f"job {job_id[:8]}") as bar:
+        for job in client.watch(job_id):
+            bar.update(round(1000 * job.progress), 1000, job.message)
+    return job
+
+
+def _check(job: pb.Job) -> None:
+    if job.state != pb.JOB_STATE_SUCCEEDED:
+        raise CheckFailedError(f"job {job.job_id}: {_state(job)}: {job.message}")
+
+
+def _show(job: pb.Job, as_json: bool) -> None:
+    typer.echo(json.dumps(_fields(job)) if as_json else _line(job))
+
+
+def _line(job: pb.Job) -> str:
+    return f"{job.job_id} {job.spec.WhichOneof('work')} {_state(job)} {job.progress:.0%} {job.result or job.message}"
+
+
+def _state(job: pb.Job) -> str:
+    return pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
+
+
+def _fields(job: pb.Job) -> dict[str, Any]:
+    return json_format.MessageToDict(job, preserving_proto_field_name=True)

@@ -1,0 +1,170 @@
+"""TrainJob in this process: what the worker does, and what is refused before there is a worker."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stagetrain import CompressionSetting, Schedule, Stage, always_compressed
+from stagetrain.wire import schedule_from_proto, schedule_to_proto
+from vlmpress.job.v1 import job_pb2 as pb
+from vlmpress_services.errors import ExtraMissingError, InvalidRequestError, NotFoundError
+from vlmpress_services.job_work import check_spec, do_work
+
+SETTINGS = "training: {max_steps: 6, learning_rate: 0.01, per_device_train_batch_size: 2, save_steps: 2}\n"
+STAGED = Schedule(
+    "custom",
+    (
+        Stage(fraction=0.5, compression=CompressionSetting(layer=1, stride=4), trainable=("connectors",)),
+        Stage(fraction=0.5),
+    ),
+)
+
+
+def spec(**fields: Any) -> pb.JobSpec:
+    return pb.JobSpec(train=pb.TrainJob(**({"settings_yaml": SETTINGS} | fields)))
+
+
+class Reports(list[tuple[float, str, Any]]):
+    """Keeps every report; ends the run at a step."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        super().__init__()
+        self._stop_at = stop_at
+
+    def __call__(self, share: float, note: str, train: Any = None) -> None:
+        self.append((share, note, train))
+        if train is not None and train.step == self._stop_at:
+            raise InterruptedError
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "model.safetensors")
+
+
+def test_a_model_is_trained_in_stages_and_published(store: Any, add_model: Any, add_dataset: Any) -> None:
+    model, dataset = add_model(), add_dataset()
+    store.tag("start", model.digest)
+    job = spec(model="start", dataset=dataset.digest, schedule=schedule_to_proto(STAGED))
+    check_spec(job, store)
+    reports = Reports()
+    made = store.verify(do_work(job, store, reports))
+    assert made.manifest.kind == "model"
+    assert made.manifest.model == model.manifest.model
+    assert [parent.role for parent in made.manifest.parents] == ["model", "dataset", "schedule"]
+    assert made.manifest.parents[0].digest == model.digest
+    schedule = store.verify(made.manifest.parents[2].digest)
+    assert schedule_from_proto(schedule.manifest.stage_schedule) == STAGED
+    metrics = made.manifest.metrics
+    assert metrics["num_steps"] == 6
+    assert {"final_loss_nats", "stage_1_tokens_per_second", "stage_2_tokens_per_second"} < set(metrics)
+    record = json.loads((made.path / "training.json").read_text(encoding="utf-8"))
+    assert record["job"]["model"] == "start"
+    assert len(record["losses_nats"]) == 6
+    assert record["losses_nats"][-1] == pytest.approx(metrics["final_loss_nats"])
+    steps = [train for _, _, train in reports if train is not None]
+    assert [(train.stage, train.num_stages, train.step, train.num_steps) for train in steps] == [
+        (0 if step < 4 else 1, 2, step, 6) for step in range(1, 7)
+    ]
+    assert [train.loss for train in steps] == pytest.approx(record["losses_nats"], abs=1e-4)
+    assert all(train.tokens_per_second > 0 for train in steps)
+    assert not steps[0].HasField("seconds_left")
+    assert steps[-1].seconds_left == 0
+    assert reports[-1][0] == 1
+    assert reports[-1][1].startswith("stage 2 of 2, step 6 of 6, loss ")
+    before, after = weights(model.path), weights(made.path)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert not list((store.root / "runs").iterdir())
+    assert not list((store.root / "incoming").iterdir())
+
+
+def test_a_job_that_was_ended_goes_on_when_it_is_made_again(store: Any, add_model: Any, add_dataset: Any) -> None:
+    job = spec(model=add_model().digest, dataset=add_dataset().digest, scheme="three_stage_deeper")
+    whole = store.verify(do_work(job, store, Reports()))
+    with pytest.raises(InterruptedError):
+        do_work(job, store, Reports(stop_at=5))
+    assert len(list((store.root / "runs").iterdir())) == 1
+    reports = Reports()
+    made = store.verify(do_work(job, store, reports))
+    assert [train.step for _, _, train in reports if train is not None] == [5, 6]
+    before, after = weights(whole.path), weights(made.path)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    # Another seed is another run.
+    changed = pb.JobSpec()
+    changed.CopyFrom(job)
+    changed.train.seed = 1
+    other = store.verify(do_work(changed, store, Reports()))
+    assert any(not torch.equal(before[name], value) for name, value in weights(other.path).items())
+
+
+def test_an_always_compressed_model_keeps_its_compression(store: Any, add_model: Any, add_dataset: Any) -> None:
+    schedule = always_compressed(CompressionSetting(layer=1, stride=4))
+    job = spec(model=add_model().digest, dataset=add_dataset().digest, schedule=schedule_to_proto(schedule))
+    made = store.verify(do_work(job, store, Reports()))
+    kept = json.loads((made.path / "visual_compression.json").read_text(encoding="utf-8"))
+    assert (kept["layer"], kept["stride"], kept["compressor"]) == (1, 4, "average")
+
+
+def test_what_cannot_become_a_job_is_refused(store: Any, add_model: Any, add_dataset: Any, add_log: Any) -> None:
+    model, dataset, log = add_model().digest, add_dataset().digest, add_log().digest
+    good = {"model": model, "dataset": dataset, "scheme": "two_stage"}
+    deep = schedule_to_proto(always_compressed(CompressionSetting(layer=2, stride=2)))
+    half = schedule_to_proto(STAGED)
+    half.stages[0].fraction = 0.1
+    many = schedule_to_proto(STAGED)
+    many.stages.extend([many.stages[0]] * 100)
+    for change, text in (
+        ({"model": dataset}, "^model: expected a kind of model, edge_model, got dataset"),
+        ({"dataset": log}, "^dataset: expected a kind of dataset, got log"),
+        ({"model": "no tag!"}, "expected a digest"),
+        ({"scheme": None}, "^stages: expected scheme or schedule, got none"),
+        ({"scheme": "wider"}, "^scheme: scheme: expected one of .*got 'wider'"),
+        ({"schedule": deep}, "^schedule: stage 0: layer: expected below 2, got 2"),
+        ({"schedule": half}, "^schedule: .*fractions that sum to 1"),
+        ({"schedule": many}, "^schedule: stages: expected at most 64, got 102"),
+        ({"num_workers": 1000}, "^num_workers: expected at most 256, got 1000"),
+        ({"seed": 2**40}, "^seed: expected at most"),
+        ({"settings_yaml": "training: ["}, "^settings_yaml: .*YAML"),
+        ({"settings_yaml": "- a"}, "^settings_yaml: expected a mapping, got list"),
+        ({"settings_yaml": "model: /etc"}, "^settings_yaml: expected some of training, collator, freeze, got 'model'"),
+        ({"settings_yaml": "training: {output_dir: /etc}"}, "^settings_yaml: training: .*got 'output_dir'"),
+        ({"settings_yaml": "training: {learning_rat: 1}"}, "^settings_yaml: training: .*got 'learning_rat'"),
+        ({"settings_yaml": "training: {optim: nope}"}, "^settings_yaml: training: .*nope"),
+        ({"settings_yaml": "collator: {seed: 1}"}, "^settings_yaml: collator: .*got 'seed'"),
+        ({"settings_yaml": "freeze: vision"}, "^settings_yaml: freeze: expected a list"),
+        ({"settings_yaml": "#" * 70_000}, "^settings_yaml: characters: expected at most 65536"),
+    ):
+        fields = {**good, **change}
+        if "schedule" in change:
+            del fields["scheme"]
+        with pytest.raises(InvalidRequestError, match=text):
+            check_spec(spec(**fields), store)
+    for change in ({"model": "none"}, {"dataset": "0" * 64}):
+        with pytest.raises(NotFoundError):
+            check_spec(spec(**{**good, **change}), store)
+    check_spec(spec(**good), store)
+
+
+@pytest.mark.parametrize("name", ["reduction_policy.json", "visual_compression.safetensors"])
+def test_a_model_that_would_lose_what_it_has_is_refused(
+    store: Any, add_model: Any, add_dataset: Any, tmp_path: Path, name: str
+) -> None:
+    from vlmpress.artifact.v1 import artifact_pb2
+
+    with store.draft() as draft:
+        (draft.path / "config.json").write_text("{}")
+        (draft.path / name).write_text("{}")
+        model = draft.commit(artifact_pb2.Model(model_type="llava"), producer=("test", "0"))
+    with pytest.raises(InvalidRequestError, match=f"^model: .*{name}"):
+        check_spec(spec(model=model.digest, dataset=add_dataset().digest, scheme="plain"), store)
+
+
+def test_a_missing_extra_is_named(
+    store: Any, add_model: Any, add_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "vlmpress_services.train_settings", None)
+    with pytest.raises(ExtraMissingError, match=r"train: package not installed .*vlmpress-services\[stagetrain\]"):
+        check_spec(spec(model=add_model().digest, dataset=add_dataset().digest, scheme="plain"), store)
