@@ -22,11 +22,19 @@ from llavolta.recipe import Recipe
 
 def main() -> None:
     arguments = _arguments()
+    cells = Cells(arguments.out)
     if arguments.show:
         from llavolta.tables import all_tables
 
-        print(all_tables(Cells(arguments.out)))
+        print(all_tables(cells))
         return
+    if 4 in arguments.tables:
+        from llavolta.prefill import time_prefills
+
+        torch.set_num_threads(1)
+        num_layers = _recipe(arguments).num_layers
+        settings = (*Catalogue(num_layers).levels, None)
+        cells.measure("prefill", lambda: time_prefills(settings, num_layers))
     seeds = list(enumerate(arguments.seeds))
     if arguments.processes == 1:
         for place, seed in seeds:

@@ -7,20 +7,23 @@ from typing import Any
 from llavolta.arms import EQUAL_TIME, MAIN, Arm, label
 from llavolta.cells import Cells, Row
 from llavolta.evaluation import accuracy
-from llavolta.fitting import config_of, fit
+from llavolta.fitting import fit
 from llavolta.questions import Questions, as_clips
 from llavolta.recipe import Recipe
 from llavolta.start import MEMORY_BYTES, make_start
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from stagetrain import ConversationCollator, ImageGroups, attach
+from stagetrain import ConversationCollator, ImageGroups, Sample, attach
 from stagetrain.feature_cache import cache_vision_features
 
-Splits = tuple[ImageGroups, ImageGroups]
+Splits = tuple[ImageGroups, list[Sample]]
 
 NUM_CLIPS = (1500, 400)
 """Images of each split that clips are made of."""
+
+NUM_TESTED = 500
+"""Images whose questions are asked: about 4,800 of easy-VQA's."""
 
 
 class Experiment:
@@ -52,15 +55,23 @@ class Experiment:
     def _run(self, arm: Arm) -> Row:
         train, test = self._clips if arm.on_clips else self._images
         model = self._fresh_model()
-        batch = self._recipe.clips if arm.on_clips else self._recipe.images
-        config = config_of(self._recipe, self._seed, self._num_steps(arm), batch)
-        row = fit(model, train, self._collator, arm.schedule, config)
-        attachment = attach(model)
+        result, row = fit(
+            model,
+            train,
+            self._collator,
+            arm.schedule,
+            self._recipe,
+            seed=self._seed,
+            num_steps=self._num_steps(arm),
+            batch=self._recipe.clips if arm.on_clips else self._recipe.images,
+        )
+        # A model that was trained to stay compressed has what it needs for that.
+        attachment = result.attachment or attach(model)
         tests = {}
         for setting in arm.tests:
             if setting is None:
                 attachment.clear()
-            else:
+            elif setting != attachment.setting:
                 attachment.set(setting)
             tests[label(setting)] = accuracy(model, self._collator, test)
         attachment.detach()
@@ -116,6 +127,8 @@ class Experiment:
 
     def _encoded(self, questions: Questions) -> Splits:
         """Both splits, their images encoded, since that is no run's training time."""
-        for samples in questions.groups:
+        train, test = questions.groups
+        tested = [test[index] for index in range(min(NUM_TESTED, len(test)))]
+        for samples in (train, tested):
             accuracy(self._model, self._collator, samples)
-        return questions.groups
+        return train, tested

@@ -8,9 +8,9 @@ from typing import Any
 from llavolta.recipe import Recipe
 from transformers import TrainingArguments
 
-from stagetrain import ConversationCollator, LearningRateCurve, Sample, Schedule, train
+from stagetrain import ConversationCollator, LearningRateCurve, Sample, Schedule, TrainResult, train
 
-WARMUP_STEPS = 50
+_WARMUP_STEPS = 50
 
 
 def fit(
@@ -18,35 +18,46 @@ def fit(
     samples: Sequence[Sample],
     collator: ConversationCollator,
     schedule: Schedule,
-    config: tuple[TrainingArguments, LearningRateCurve],
-) -> dict[str, Any]:
-    """Trains in place; steps, CPU and wall seconds of training, and the mean loss of the last twentieth."""
+    recipe: Recipe,
+    *,
+    seed: int,
+    num_steps: int,
+    batch: int,
+    decays: bool = True,
+) -> tuple[TrainResult, dict[str, float]]:
+    """Trains in place.
+
+    Returns:
+        What `train` gives; and steps, CPU and wall seconds of training and the mean loss of the last twentieth.
+    """
+    curve = LearningRateCurve(
+        kind="warmup_stable_decay" if decays else "constant",
+        warmup_steps=min(_WARMUP_STEPS, num_steps // 8),
+        decay_fraction=recipe.decay_fraction,
+    )
     begin, begin_cpu = time.perf_counter(), time.process_time()
-    args, curve = config
-    result = train(model, samples, collator, schedule, args, curve=curve)
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(
+            model, samples, collator, schedule, _arguments(recipe, seed, num_steps, batch, folder), curve=curve
+        )
     cpu_s, wall_s = time.process_time() - begin_cpu, time.perf_counter() - begin
-    tail = result.losses[-max(1, len(result.losses) // 20) :]
-    return {"steps": result.num_steps, "cpu_s": cpu_s, "wall_s": wall_s, "loss": sum(tail) / len(tail)}
+    tail = result.losses[-max(1, num_steps // 20) :]
+    return result, {"steps": result.num_steps, "cpu_s": cpu_s, "wall_s": wall_s, "loss": sum(tail) / len(tail)}
 
 
-def config_of(recipe: Recipe, seed: int, num_steps: int, batch: int) -> tuple[TrainingArguments, LearningRateCurve]:
-    """Settings of a run."""
-    args = TrainingArguments(
-        output_dir=tempfile.gettempdir(),
+def _arguments(recipe: Recipe, seed: int, num_steps: int, batch: int, folder: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
         max_steps=num_steps,
         per_device_train_batch_size=batch,
         learning_rate=recipe.learning_rate,
         adam_beta2=0.98,
         weight_decay=0.01,
+        max_grad_norm=1.0,
         seed=seed,
         save_strategy="no",
         logging_strategy="no",
         report_to=[],
         disable_tqdm=True,
+        use_cpu=True,
     )
-    curve = LearningRateCurve(
-        kind="warmup_stable_decay",
-        warmup_steps=min(WARMUP_STEPS, num_steps // 8),
-        decay_fraction=recipe.decay_fraction,
-    )
-    return args, curve

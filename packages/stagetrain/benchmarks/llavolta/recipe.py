@@ -11,8 +11,8 @@ class Recipe:
     Attributes:
         num_layers: Decoder layers.
         tower_steps: Steps of the vision tower on attributes, 32 images each.
-        start_steps: Steps of projector and language model before any run, uncompressed, at a constant rate, on the
-            first half of the training images; 0: runs start with a fresh language model.
+        start_steps: Steps of projector and language model before any run, uncompressed and at a constant rate, enough
+            to bind words to what the image shows; 0: runs start with a fresh language model.
         num_steps: Steps of a run, on all training images.
         images: Images a step.
         clips: Clips a step.
@@ -23,7 +23,7 @@ class Recipe:
 
     num_layers: int = 8
     tower_steps: int = 850
-    start_steps: int = 700
+    start_steps: int = 1000
     num_steps: int = 400
     images: int = 16
     clips: int = 8

@@ -5,12 +5,10 @@ What LLaVA's instruction tuning starts from: a pretrained tower, and a language 
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from llavolta.fitting import config_of, fit
+from llavolta.fitting import fit
 from llavolta.questions import Questions
 from llavolta.recipe import Recipe
 from llavolta.tiny import Shape, build_model, build_processor
@@ -35,11 +33,11 @@ def make_start(directory: Path, questions: Questions, recipe: Recipe, seed: int)
     report = {"tower_loss": _pretrain(model.model.vision_tower, groups, processor, recipe, seed)}
     model.model.vision_tower.requires_grad_(False)
     if recipe.start_steps:
-        half = ImageGroups([record for group in list(groups)[: len(groups) // 2] for record in group.records])
         collator = ConversationCollator(processor, recipe.questions, seed=seed)
-        config = replace(config_of(recipe, seed, recipe.start_steps, recipe.images), lr_schedule="constant")
+        plain = named_schedule("plain", recipe.num_layers)
+        run = {"seed": seed, "num_steps": recipe.start_steps, "batch": recipe.images}
         with cache_vision_features(model, MEMORY_BYTES):
-            report |= fit(model, half, collator, named_schedule("plain", recipe.num_layers), config)
+            report |= fit(model, groups, collator, plain, recipe, **run, decays=False)[1]
     draft = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     model.save_pretrained(draft)

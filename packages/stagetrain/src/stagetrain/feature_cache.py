@@ -110,14 +110,23 @@ def cache_vision_features(model: Any, limit_bytes: int) -> FeatureCache:
     Raises:
         FeatureCacheError: The model has no such tower, or one that trains.
     """
+    tower = vision_tower(model)
+    _check_frozen(tower)
+    return FeatureCache(tower, limit_bytes)
+
+
+def vision_tower(model: Any) -> nn.Module:
+    """The vision tower of a model.
+
+    Raises:
+        FeatureCacheError: There is none under a name that Hugging Face models use.
+    """
     inner = getattr(model, "model", model)
-    towers = [getattr(inner, name) for name in TOWERS if isinstance(getattr(inner, name, None), nn.Module)]
-    if not towers:
-        raise FeatureCacheError(
-            f"feature cache: expected a model with {' or '.join(TOWERS)}, got {type(model).__name__}"
-        )
-    _check_frozen(towers[0])
-    return FeatureCache(towers[0], limit_bytes)
+    for name in TOWERS:
+        tower = getattr(inner, name, None)
+        if isinstance(tower, nn.Module):
+            return tower
+    raise FeatureCacheError(f"feature cache: expected a model with {' or '.join(TOWERS)}, got {type(model).__name__}")
 
 
 def _check_frozen(tower: nn.Module) -> None:
