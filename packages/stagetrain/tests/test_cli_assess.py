@@ -14,6 +14,7 @@ from stagetrain.assess_plot import assessment_figure
 from stagetrain.assessing import Assessment, LayerAttention, Score, SettingResult
 from stagetrain.cli_assess import _default_layers, assess
 from stagetrain.errors import StageTrainError
+from stagetrain.saved_setting import SETTING
 from stagetrain.setting import CompressionSetting
 from vlmpress.data import DataError, Record, write_records
 
@@ -64,6 +65,22 @@ def test_the_table_says_the_same(folder: Path, capsys: pytest.CaptureFixture[str
     places = [["average", layer, stride] for layer in "12" for stride in "24"]
     assert [line.split()[:3] for line in table[4:8]] == places
     assert not table[8]
+
+
+def test_the_setting_that_a_model_was_trained_with_is_asked_under_too(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder / "model", tmp_path / "model")
+    saved = {"format_version": 1, "layer": 2, "stride": 3, "compressor": "k_means", "seed": 0}
+    (tmp_path / "model" / SETTING).write_text(json.dumps(saved))
+    options = ["--model", str(tmp_path / "model"), "--layers", "1", "--strides", "4", "--limit", "4", "--json"]
+    assert run(folder, *options) == 0
+    rows = json.loads(capsys.readouterr().out)["results"]
+    places = [(row["compressor"], row["layer"], row["stride"]) for row in rows]
+    assert places == [(None, None, None), ("k_means", 2, 3), ("average", 1, 4)]
+    (tmp_path / "model" / SETTING).write_text(json.dumps({**saved, "compressor": "q_former", "layer": 0}))
+    assert run(folder, *options) == 2
+    assert "whole without q_former" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

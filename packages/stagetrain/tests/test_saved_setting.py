@@ -5,11 +5,19 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlavaForConditionalGeneration
 
 from stagetrain import CompressionSetting, attach
 from stagetrain.compressors import COMPRESSORS
 from stagetrain.errors import CompressionError
-from stagetrain.saved_setting import SETTING, WEIGHTS, load_compression, save_compression
+from stagetrain.saved_setting import (
+    SETTING,
+    WEIGHTS,
+    load_compression,
+    plain_state,
+    save_compression,
+    saved_setting,
+)
 
 MakeModel = Callable[..., Any]
 IMAGE = 3
@@ -44,6 +52,22 @@ def test_a_fresh_model_gives_the_same_logits(make_model: MakeModel, tmp_path: Pa
         assert torch.equal(fresh(**batch()).logits, expected)
 
 
+def test_a_model_directory_holds_a_learned_compressor_once(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model(3)
+    attachment = attach(model)
+    attachment.set(setting_of("q_former"))
+    with torch.no_grad():
+        expected = model(**batch()).logits
+    model.save_pretrained(tmp_path, state_dict=plain_state(model))
+    save_compression(tmp_path, attachment)
+    fresh, told = LlavaForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not told["unexpected_keys"]
+    assert not told["missing_keys"]
+    load_compression(fresh, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(fresh.eval()(**batch()).logits, expected)
+
+
 def test_saving_again_replaces_everything(make_model: MakeModel, tmp_path: Path) -> None:
     attachment = attach(make_model(3))
     for name in ("q_former", "average"):
@@ -60,6 +84,7 @@ def test_saving_again_replaces_everything(make_model: MakeModel, tmp_path: Path)
 
 
 def test_a_directory_without_the_file_has_no_compression(make_model: MakeModel, tmp_path: Path) -> None:
+    assert saved_setting(tmp_path) is None
     assert load_compression(make_model(2), tmp_path) is None
 
 

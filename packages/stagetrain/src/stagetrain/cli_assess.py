@@ -42,7 +42,9 @@ def assess(
         new_figure(1, 1)
     # The imports take seconds; --help needs none of them.
     from stagetrain import assessing
+    from stagetrain.compressors import compressor_named
     from stagetrain.families import family_of
+    from stagetrain.saved_setting import saved_setting
 
     wanted = None if strides is None else _numbers("--strides", strides)
     places = None if layers is None else _numbers("--layers", layers)
@@ -52,6 +54,14 @@ def assess(
     depth, most = loaded.config.get_text_config().num_hidden_layers, family_of(loaded).most_tokens(loaded)
     possible = [stride for stride in _STRIDES if most is None or stride <= most]
     settings = assessing.sweep_settings(places or _default_layers(depth), wanted or possible, names)
+    own = saved_setting(model)
+    if own is not None:
+        if compressor_named(own.compressor).is_learned:
+            raise ConfigError(
+                f"{model}: expected a model that is whole without {own.compressor}, got one trained with it"
+            )
+        # What the model was trained to keep belongs beside what it is asked under.
+        settings = tuple(dict.fromkeys((own, *settings)))
     with vlmpress.cli.progress("assess") as bar:
         assessment = assessing.assess(
             loaded,

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from stagetrain.attachment import Attachment, attach
+from stagetrain.attachment import MODULE_NAME, Attachment, attach
 from stagetrain.errors import CompressionError, ScheduleError, UnknownCompressorError
 from stagetrain.setting import CompressionSetting
 
@@ -47,6 +47,24 @@ def save_compression(directory: Path, attachment: Attachment) -> None:
     draft = directory / f".{SETTING}.tmp"
     draft.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     draft.replace(directory / SETTING)
+
+
+def plain_state(model: Any) -> dict[str, Any]:
+    """A model's weights without those of a learned compressor, for `save_pretrained(..., state_dict=...)`.
+
+    They have a file of their own, and whoever loads the model would be told that they are unexpected.
+    """
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(f"{MODULE_NAME}.")}
+
+
+def saved_setting(directory: Path) -> CompressionSetting | None:
+    """The setting saved in a model's directory; None where there is none.
+
+    Raises:
+        CompressionError: The file is damaged.
+    """
+    path = directory / SETTING
+    return _read_setting(path)[0] if path.exists() else None
 
 
 def load_compression(model: Any, directory: Path) -> Attachment | None:
