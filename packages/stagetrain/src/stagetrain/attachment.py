@@ -220,7 +220,7 @@ class Attachment:
         """Begins a step; with K = 0 all of it is done here."""
         states, cache = call.get("inputs_embeds"), call.get("past_key_values")
         states = module.embed_tokens(call["input_ids"]) if states is None else states
-        num_seen = 0 if cache is None else int(cache.get_seq_length())
+        num_seen = int(cache.get_seq_length()) if cache is not None else 0
         positions, own, self._call = call.get("position_ids"), self._call, None
         if positions is None:
             positions = torch.arange(num_seen, num_seen + states.shape[1], device=states.device)[None]
@@ -230,6 +230,9 @@ class Attachment:
         rotary = rotary.expand(*rotary.shape[:-2], *states.shape[:2])
         self._step = _Step(own, num_seen, rotary, call.get("attention_mask"))
         assert self._setting is not None
+        if cache is not None and num_seen:
+            # Before any layer has taken tokens into a cache that a deeper one is going to refuse.
+            compressed_layer(cache, self._setting, num_seen, len(states))
         restarts = None
         if self._step.mask is None and not num_seen and packed.ndim == 2:
             restarts = masks.restart_mask(packed)

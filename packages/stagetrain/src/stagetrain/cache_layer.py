@@ -94,7 +94,7 @@ class CompressedLayer(DynamicLayer):
             self.seen = Keys(left, self.seen.columns[:, :-removed], self.seen.real[:, :-removed])
         super().crop(tokens_to_remove)
 
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """See `DynamicLayer.reorder_cache`."""
         super().reorder_cache(beam_idx)
         self._take(beam_idx)

@@ -85,8 +85,8 @@ def _views_of_features(model: Any, features: torch.Tensor) -> list[View]:
     base = rows * columns
     newline = model.model.image_newline.to(features)
     ends = (features[base:] == newline).all(-1).nonzero()[:, 0].tolist()
-    if ends == [0] and len(features) == base + 1:
-        return [View(rows=rows, columns=columns, num_end=1)]
+    if len(features) - base == len(ends) <= 1:
+        return [View(rows=rows, columns=columns, num_end=len(ends))]
     width = ends[0] + 1 if ends else 0
     if (
         not ends
