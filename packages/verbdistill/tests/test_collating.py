@@ -35,6 +35,19 @@ def test_batches_are_keyed_on_the_step_and_cover_every_record(run_folder, proces
     assert [sorted(answers[start : start + 4].tolist()) for start in (0, 4, 8)] == [[6, 7, 8, 9]] * 3
 
 
+def test_several_images_stand_where_their_marks_say(run_folder, processor):
+    both = (run_folder / "0.png", run_folder / "1.png")
+    first = Record(id="f", images=both, turns=(Turn("where", "nw"),))
+    later = Record(id="l", images=both, turns=(Turn("<image> where", "nw"), Turn("<image> where", "ne")))
+    batch = RecordBatches([first], processor(), batch_size=1, seed=0)(0)
+    assert batch["input_ids"][0].tolist() == [3] * 8 + [4, 5, 6, 2]
+    assert batch["pixel_values"].shape == (2, 3, 16, 16)
+    batch = RecordBatches([later], processor(), batch_size=1, seed=0)(0)
+    assert batch["input_ids"][0].tolist() == [3] * 4 + [4, 5, 6, 2] + [3] * 4 + [4, 5, 7, 2]
+    assert batch["labels"][0].tolist() == [-100] * 6 + [6, 2] + [-100] * 6 + [7, 2]
+    assert batch["pixel_values"].shape == (2, 3, 16, 16)
+
+
 def test_bad_data_is_refused(run_folder, processor):
     text_only = Record(id="t", images=(), turns=(Turn("where", "nw"),))
     with pytest.raises(BatchError, match="records with images"):

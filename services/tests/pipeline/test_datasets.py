@@ -63,3 +63,17 @@ def test_text_alone_is_refused(tmp_path):
     file.write_text("".join(json.dumps({"id": i, "question": f"q{i}", "answer": "a"}) + "\n" for i in range(20)))
     with pytest.raises(DataError, match=r"text\.jsonl: expected training records with images"):
         _make(tmp_path, DataConfig(file=file))
+
+
+@pytest.mark.parametrize(
+    ("question", "names", "got"),
+    [("<image> and <image>", 2, "got 2"), ("what is it?", 2, "got 2"), ("is <image> red?", 1, "got 1 inside the text")],
+)
+def test_a_users_file_has_one_image_a_record(tmp_path, question, names, got):
+    file = _llava_file(tmp_path)
+    entries = json.loads(file.read_text())
+    entries[3]["image"] = [entries[number]["image"] for number in range(names)]
+    entries[3]["conversations"][0]["value"] = question
+    file.write_text(json.dumps(entries))
+    with pytest.raises(DataError, match=f"record 3: expected at most one image, before or behind .*, {got}$"):
+        _make(tmp_path, DataConfig(name="own", file=file, images=tmp_path / "images"))

@@ -58,6 +58,19 @@ def test_every_turn_has_its_chance(vqa_dir: Path, tmp_path: Path) -> None:
     assert sorted(everything) == sorted(["red"] * 6 + ["green"] * 5 + ["blue"] * 5)
 
 
+def test_a_question_asked_alone_has_its_own_images(vqa_dir: Path, tmp_path: Path) -> None:
+    names = [json.loads(line)["image"] for line in (vqa_dir / "vqa.jsonl").read_text("utf-8").splitlines()[:2]]
+    values = ["red", "red", "<image> green", "green", "blue", "blue", "white <image>", "white"]
+    talk = [{"from": ("human", "gpt")[place % 2], "value": value} for place, value in enumerate(values)]
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"image": names, "conversations": talk}), encoding="utf-8")
+    found = read_questions(vqa_dir / "model", tmp_path / "talk.jsonl", vqa_dir, num_questions=4)
+    images = [question.sample.get("pixel_values") for question in found]
+    assert images[0] is None
+    assert [int((question.sample["input_ids"] == 3).sum()) for question in found] == [0, 64, 64, 64]
+    assert torch.equal(images[1], images[2])
+    assert not torch.equal(images[1], images[3])
+
+
 def test_samples_run_and_answers_are_measured(vqa_dir: Path) -> None:
     model = AutoModelForImageTextToText.from_pretrained(vqa_dir / "model", dtype=torch.float32)
     questions = read_questions(vqa_dir / "model", vqa_dir / "vqa.jsonl", vqa_dir, num_questions=6)
