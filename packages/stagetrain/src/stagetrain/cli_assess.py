@@ -42,26 +42,13 @@ def assess(
         new_figure(1, 1)
     # The imports take seconds; --help needs none of them.
     from stagetrain import assessing
-    from stagetrain.compressors import compressor_named
-    from stagetrain.families import family_of
-    from stagetrain.saved_setting import saved_setting
 
     wanted = None if strides is None else _numbers("--strides", strides)
     places = None if layers is None else _numbers("--layers", layers)
     names = [name.strip() for name in compressor.split(",")]
     questions = assessing.questions_of(load_records(data, images), limit)
     loaded, processor = _load(model)
-    depth, most = loaded.config.get_text_config().num_hidden_layers, family_of(loaded).most_tokens(loaded)
-    possible = [stride for stride in _STRIDES if most is None or stride <= most]
-    settings = assessing.sweep_settings(places or _default_layers(depth), wanted or possible, names)
-    own = saved_setting(model)
-    if own is not None:
-        if compressor_named(own.compressor).is_learned:
-            raise ConfigError(
-                f"{model}: expected a model that is whole without {own.compressor}, got one trained with it"
-            )
-        # What the model was trained to keep belongs beside what it is asked under.
-        settings = tuple(dict.fromkeys((own, *settings)))
+    settings = _settings(model, loaded, names, places, wanted)
     with vlmpress.cli.progress("assess") as bar:
         assessment = assessing.assess(
             loaded,
@@ -81,6 +68,28 @@ def assess(
         typer.echo(json.dumps({**origin, **assessing.assessment_to_json(assessment)}))
     else:
         typer.echo(assessing.assessment_table(assessment))
+
+
+def _settings(
+    directory: Path, model: Any, names: list[str], layers: list[int] | None, strides: list[int] | None
+) -> tuple[Any, ...]:
+    """Every setting to ask under: what the model was trained to keep, if anything, belongs to them."""
+    from stagetrain.assessing import sweep_settings
+    from stagetrain.compressors import compressor_named
+    from stagetrain.families import family_of
+    from stagetrain.saved_setting import saved_setting
+
+    most = family_of(model).most_tokens(model)
+    layers = layers or _default_layers(model.config.get_text_config().num_hidden_layers)
+    settings = sweep_settings(layers, strides or [s for s in _STRIDES if most is None or s <= most], names)
+    own = saved_setting(directory)
+    if own is None:
+        return settings
+    if compressor_named(own.compressor).is_learned:
+        raise ConfigError(
+            f"{directory}: expected a model that is whole without {own.compressor}, got one trained with it"
+        )
+    return tuple(dict.fromkeys((own, *settings)))
 
 
 def _numbers(option: str, text: str) -> list[int]:

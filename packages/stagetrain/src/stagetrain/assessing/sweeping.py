@@ -105,7 +105,7 @@ def assess(
     Images are read and prompts made once for all settings; the model is left as it came.
 
     Args:
-        model: Any model that compression can be attached to; asked on its device, in evaluation mode.
+        model: Any model that compression can be attached to and is not; asked on its device, in evaluation mode.
         processor: Its processor, with a chat template.
         questions: At least one about an image.
         settings: Beside none.
@@ -122,35 +122,94 @@ def assess(
     """
     if not any(question.images for question in questions):
         raise SampleError("questions: expected at least one about an image, got none")
-    family = family_of(model)
-    attachment, decoder = attach(model), family.decoder(model)
-    meter = AttentionMeter(decoder.layers)
-    courses = [_Course(None), *map(_Course, settings)]
-    limit = max_new_tokens or longest_answer(processor, questions)
+    sweep = _Sweep(model, processor, settings, max_new_tokens or longest_answer(processor, questions))
     was_training = model.training
     model.eval()
     try:
-        for setting in settings:
-            # One that is not possible must not wait for its turn to say so.
-            attachment.set(setting)
-        attachment.clear()
         done = 0
         for batch in batches(questions, batch_size):
-            inputs = {name: value.to(model.device) for name, value in encode(processor, batch).items()}
-            layout = family.layout(model, inputs)
-            for course in courses:
-                attachment.clear() if course.setting is None else attachment.set(course.setting)
-                watched = meter if course.setting is None and batch[0].images else None
-                for question, answer in zip(batch, _ask(model, processor, inputs, layout, limit, watched), strict=True):
-                    course.tally.add(question.type, question.answer, answer)
-                course.tokens += tokens_left(layout, len(decoder.layers), course.setting)
+            sweep.ask(batch)
             done += len(batch)
             if on_progress is not None:
                 on_progress(done, len(questions))
     finally:
-        attachment.detach()
+        sweep.end()
         model.train(was_training)
-    return _assessment(courses, meter, len(decoder.layers), sum(bool(question.images) for question in questions))
+    return sweep.result(sum(bool(question.images) for question in questions))
+
+
+class _Sweep:
+    """Asks one batch after the other under every setting; the first course is without compression."""
+
+    def __init__(self, model: Any, processor: Any, settings: Sequence[CompressionSetting], max_new_tokens: int) -> None:
+        self._model = model
+        self._processor = processor
+        self._max_new_tokens = max_new_tokens
+        self._family = family_of(model)
+        layers = self._family.decoder(model).layers
+        self._num_layers = len(layers)
+        self._meter = AttentionMeter(layers)
+        self._courses = [_Course(None), *map(_Course, settings)]
+        self._attachment = attach(model)
+        try:
+            for setting in settings:
+                # One that is not possible must not wait for its turn to say so.
+                self._attachment.set(setting)
+        finally:
+            self._attachment.clear()
+
+    def ask(self, batch: Sequence[Question]) -> None:
+        """Asks questions that all have images, or all have none."""
+        encoded = encode(self._processor, batch)
+        inputs = {name: value.to(self._model.device) for name, value in encoded.items()}
+        layout = self._family.layout(self._model, inputs)
+        for course in self._courses:
+            with ExitStack() as stack:
+                if course.setting is not None:
+                    self._attachment.set(course.setting)
+                    stack.callback(self._attachment.clear)
+                elif batch[0].images:
+                    stack.enter_context(self._meter.watching(layout.visual, inputs["attention_mask"].bool()))
+                answers = self._answers(inputs)
+            for question, answer in zip(batch, answers, strict=True):
+                course.tally.add(question.type, question.answer, answer)
+            course.tokens += tokens_left(layout, self._num_layers, course.setting)
+
+    def end(self) -> None:
+        """Leaves the model as it came."""
+        self._attachment.detach()
+
+    def result(self, num_with_images: int) -> Assessment:
+        """What was found with so many questions about images."""
+        plain = self._courses[0].tokens
+        results = tuple(
+            SettingResult(
+                setting=course.setting,
+                cr_percent=100 * plain / course.tokens,
+                score=course.tally.overall,
+                by_type=course.tally.by_type,
+            )
+            for course in self._courses
+        )
+        return Assessment(
+            num_layers=self._num_layers,
+            visual_tokens=plain / self._num_layers / num_with_images,
+            results=results,
+            attention=self._meter.result(),
+        )
+
+    @torch.inference_mode()
+    def _answers(self, inputs: dict[str, torch.Tensor]) -> list[str]:
+        """Greedy answers."""
+        tokenizer = self._processor.tokenizer
+        output = self._model.generate(
+            **inputs,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=self._max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return list(tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
 def batches(questions: Sequence[Question], batch_size: int) -> Iterator[list[Question]]:
@@ -177,46 +236,3 @@ def longest_answer(processor: Any, questions: Sequence[Question]) -> int:
     """Tokens to leave for an answer: those of the longest expected one, its end, and a few that tell it from longer."""
     answers = sorted({question.answer for question in questions})
     return max(map(len, processor.tokenizer(answers, add_special_tokens=False)["input_ids"])) + 1 + _SPARE_TOKENS
-
-
-@torch.inference_mode()
-def _ask(
-    model: Any,
-    processor: Any,
-    inputs: dict[str, torch.Tensor],
-    layout: Layout,
-    max_new_tokens: int,
-    meter: AttentionMeter | None,
-) -> list[str]:
-    """Greedy answers of one batch."""
-    with ExitStack() as stack:
-        if meter is not None:
-            stack.enter_context(meter.watching(layout.visual, inputs["attention_mask"].bool()))
-        output = model.generate(
-            **inputs,
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=processor.tokenizer.pad_token_id,
-        )
-    answers = output[:, inputs["input_ids"].shape[1] :]
-    return list(processor.tokenizer.batch_decode(answers, skip_special_tokens=True))
-
-
-def _assessment(courses: Sequence[_Course], meter: AttentionMeter, num_layers: int, num_rows: int) -> Assessment:
-    plain = courses[0].tokens
-    results = tuple(
-        SettingResult(
-            setting=course.setting,
-            cr_percent=100 * plain / course.tokens,
-            score=course.tally.overall,
-            by_type=course.tally.by_type,
-        )
-        for course in courses
-    )
-    return Assessment(
-        num_layers=num_layers,
-        visual_tokens=plain / num_layers / num_rows,
-        results=results,
-        attention=meter.result(),
-    )
