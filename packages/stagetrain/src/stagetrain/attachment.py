@@ -10,7 +10,6 @@ length goes on counting every token, and so do positions and masks that come fro
 """
 
 import inspect
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,11 +18,12 @@ from transformers import DynamicCache
 
 from stagetrain import masks, pooling
 from stagetrain.attention_probe import visual_scores
-from stagetrain.cache_layer import Keys, compressed_layer
+from stagetrain.cache_layer import compressed_layer
 from stagetrain.compressors import Compressor, Units, compressor_named, num_left
 from stagetrain.errors import PoolingUnsupportedError, ScheduleError
-from stagetrain.families import Family, Layout, family_of
+from stagetrain.families import Family, family_of
 from stagetrain.setting import CompressionSetting
+from stagetrain.step import Step, Tokens
 
 MODULE_NAME = "visual_compressor"
 """Name of a learned compressor among the model's submodules."""
@@ -31,49 +31,7 @@ MODULE_NAME = "visual_compressor"
 _MOST_TOKENS = 1024
 """Visual tokens of a unit that a learned compressor is made for where the model sets no limit."""
 
-_Hooked = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What the model's arguments say of the tokens.
-
-    Attributes:
-        ids: Tokens, [B, T].
-        layout: Where the visual ones are.
-        padding: Which are padding, [B, T] bool; None if that is not known.
-        asking: Text of questions: neither padding nor, where there are labels, an answer, [B, T] bool.
-    """
-
-    ids: torch.Tensor
-    layout: Layout
-    padding: torch.Tensor | None
-    asking: torch.Tensor
-
-
-@dataclass(slots=True)
-class _Step:
-    """One forward of the decoder.
-
-    Attributes:
-        call: What the model's arguments said; None: all tokens are text.
-        num_seen: Tokens before these.
-        positions: Rotary positions, [..., B, T].
-        mask: The mask that the decoder got.
-        plan: What becomes of the tokens; from layer K on.
-        keys: What layer K and all deeper ones attend to.
-        tables: Rotary tables of what is left.
-        masks: Pairs of a mask and its pooled form.
-    """
-
-    call: _Call | None
-    num_seen: int
-    positions: torch.Tensor
-    mask: Any
-    plan: pooling.PoolPlan | None = None
-    keys: Keys | None = None
-    tables: Any = None
-    masks: list[tuple[Any, Any]] = field(default_factory=list)
+_Call = dict[str, Any]
 
 
 class Attachment:
@@ -84,7 +42,7 @@ class Attachment:
     Args:
         model: The model.
         family: Its family.
-        seed: Of what is drawn outside of training.
+        seed: Of what is drawn outside of training; in training torch's own random state is.
     """
 
     def __init__(self, model: Any, family: Family, seed: int) -> None:
@@ -93,20 +51,17 @@ class Attachment:
         self._family = family
         self._decoder = family.decoder(model)
         self._hooks: list[RemovableHandle] = []
-        self._setting: CompressionSetting | None = None
-        self._compressor: Compressor | None = None
-        self._call: _Call | None = None
-        self._step: _Step | None = None
+        self._active: _Active | None = None
 
     @property
     def setting(self) -> CompressionSetting | None:
         """The setting in force."""
-        return self._setting
+        return None if self._active is None else self._active.setting
 
     @property
     def compressor(self) -> Compressor | None:
         """The compressor in force."""
-        return self._compressor
+        return None if self._active is None else self._active.compressor
 
     @property
     def module(self) -> torch.nn.Module | None:
@@ -126,24 +81,24 @@ class Attachment:
         compressor = self._checked(setting)
         self.clear()
         self._register_module(compressor, setting)
-        self._setting, self._compressor = setting, compressor
-        before, layers = self._hook, self._decoder.layers
+        self._active = active = _Active(self, setting, compressor)
+        layers = self._decoder.layers
         self._hooks = [
-            before(self._model, self._before_model),
-            before(self._model.model, self._before_base),
-            before(self._decoder, self._before_decoder),
-            self._decoder.register_forward_hook(self._after_decoder),
+            _before(self._model, active.before_model),
+            _before(self._model.model, active.before_base),
+            _before(self._decoder, active.before_decoder),
+            self._decoder.register_forward_hook(active.after_decoder),
         ]
         if setting.layer:
-            self._hooks.append(before(layers[setting.layer], self._before_compressing_layer))
-        self._hooks += [before(deep, self._before_deep_layer) for deep in layers[setting.layer + bool(setting.layer) :]]
+            self._hooks.append(_before(layers[setting.layer], active.before_compressing_layer))
+        first_deep = setting.layer + 1 if setting.layer else 0
+        self._hooks += [_before(layer, active.before_deep_layer) for layer in layers[first_deep:]]
 
     def clear(self) -> None:
         """Stops compressing: the model is the plain one again."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks = []
-        self._setting = self._compressor = self._call = self._step = None
+        self._hooks, self._active = [], None
 
     def detach(self) -> None:
         """Stops compressing and takes a learned compressor off the model."""
@@ -179,114 +134,67 @@ class Attachment:
             module.train(self._model.training)
             self._model.add_module(MODULE_NAME, module.to(embedding.device, embedding.dtype))
 
-    @staticmethod
-    def _hook(module: torch.nn.Module, action: Any) -> RemovableHandle:
-        """Calls `action` with a forward's arguments by their names; what it returns takes their place."""
-        names = list(inspect.signature(type(module).forward).parameters)[1:]
 
-        def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Hooked | None:
-            placed = names[: len(args)]
-            changed = action(module, {**dict(zip(placed, args, strict=True)), **kwargs})
-            # Reentrant checkpointing finds what needs a gradient among the arguments by place alone.
-            return None if changed is None else (tuple(changed.pop(name) for name in placed), changed)
+class _Active:
+    """A setting in force: what its hooks do, and what they tell each other in the course of a forward."""
 
-        return module.register_forward_pre_hook(hook, with_kwargs=True)
+    def __init__(self, attachment: Attachment, setting: CompressionSetting, compressor: Compressor) -> None:
+        self.setting = setting
+        self.compressor = compressor
+        self._attachment = attachment
+        self._model, self._family = attachment._model, attachment._family
+        self._decoder = attachment._decoder
+        self._tokens: Tokens | None = None
+        self._step: Step | None = None
 
-    def _before_model(self, module: Any, call: dict[str, Any]) -> dict[str, Any] | None:
+    def before_model(self, module: Any, call: _Call) -> _Call | None:
         """Cuts the labels to the logits' length."""
-        assert self._compressor is not None
-        assert self._setting is not None
         if isinstance(call.get("logits_to_keep"), torch.Tensor):
             raise PoolingUnsupportedError("pooling: logits_to_keep: expected a number, got positions")
-        self._call, labels = self._read(call), call.get("labels")
-        groups = self._call.layout.groups
+        self._tokens, labels = Tokens.of(self._family, self._model, call), call.get("labels")
+        groups = self._tokens.layout.groups
         if labels is None or not groups:
             return None
-        counts = [(group, self._compressor.count(group.sides, self._setting.stride)) for group in groups]
-        return {**call, "labels": pooling.pool_labels(labels, counts, self._call.padding)}
+        counts = [(group, self.compressor.count(group.sides, self.setting.stride)) for group in groups]
+        return {**call, "labels": pooling.pool_labels(labels, counts, self._tokens.padding)}
 
-    def _before_base(self, module: Any, call: dict[str, Any]) -> None:
-        if self._call is None or self._call.ids is not call.get("input_ids"):
-            self._call = self._read(call)
+    def before_base(self, module: Any, call: _Call) -> None:
+        """Reads a call that did not come through the model with the head."""
+        if self._tokens is None or self._tokens.ids is not call.get("input_ids"):
+            self._tokens = Tokens.of(self._family, self._model, call)
 
-    def _read(self, call: dict[str, Any]) -> _Call:
-        layout, labels = self._family.layout(self._model, call), call.get("labels")
-        ids = call["input_ids"]
-        padding = masks.padding_tokens(call.get("attention_mask"), ids.shape[1], labels)
-        asking = ~layout.visual if padding is None else ~(layout.visual | padding)
-        return _Call(ids, layout, padding, asking if labels is None else asking & (labels == -100))
-
-    def _before_decoder(self, module: Any, call: dict[str, Any]) -> dict[str, Any] | None:
+    def before_decoder(self, module: Any, call: _Call) -> _Call | None:
         """Begins a step; with K = 0 all of it is done here."""
-        states, cache = call.get("inputs_embeds"), call.get("past_key_values")
+        states, cache = call.get("inputs_embeds"), self._cache(call)
         states = module.embed_tokens(call["input_ids"]) if states is None else states
-        num_seen = int(cache.get_seq_length()) if cache is not None else 0
-        positions, own, self._call = call.get("position_ids"), self._call, None
-        if positions is None:
-            positions = torch.arange(num_seen, num_seen + states.shape[1], device=states.device)[None]
-        packed = positions[0] if positions.ndim == 3 and len(positions) == 4 else positions
-        # Of four components the first is for masks alone.
-        rotary = positions[1:] if positions.ndim == 3 and len(positions) == 4 else positions
-        rotary = rotary.expand(*rotary.shape[:-2], *states.shape[:2])
-        self._step = _Step(own, num_seen, rotary, call.get("attention_mask"))
-        assert self._setting is not None
-        if cache is not None and num_seen:
+        tokens, self._tokens = self._tokens, None
+        attention = self._decoder.config._attn_implementation or ""
+        self._step = step = Step.begin(tokens, {**call, "past_key_values": cache}, states, attention)
+        if cache is not None and step.num_seen:
             # Before any layer has taken tokens into a cache that a deeper one is going to refuse.
-            compressed_layer(cache, self._setting, num_seen, len(states))
-        restarts = None
-        if self._step.mask is None and not num_seen and packed.ndim == 2:
-            restarts = masks.restart_mask(packed)
-            if restarts is not None and self._is_flash:
-                raise PoolingUnsupportedError("pooling: expected a mask with flash attention, got packed positions")
-        if self._setting.layer:
+            compressed_layer(cache, self.setting, step.num_seen, len(states))
+        if self.setting.layer or (cache is None and not step.groups):
             return None
-        return self._compress_embeddings(self._step, states, restarts, call)
+        needs_tables = self.compressor.needs_scores
+        tables = self._decoder.rotary_emb(states, position_ids=step.positions) if needs_tables else None
+        states = self._compress(step, states, step.mask, tables, cache)
+        replaced = {"inputs_embeds": states, "position_ids": step.pooled_positions, "past_key_values": cache}
+        return {**call, "input_ids": None, **replaced, "attention_mask": step.decoder_mask(states.dtype)}
 
-    def _compress_embeddings(
-        self, step: _Step, states: torch.Tensor, restarts: torch.Tensor | None, call: dict[str, Any]
-    ) -> dict[str, Any] | None:
-        """What the decoder gets in place of its arguments when all layers are deep."""
-        cache = self._cache(call)
-        if cache is None and (step.call is None or not step.call.layout.groups):
-            return None
-        mask = step.mask if restarts is None else self._as_bias(restarts, states)
-        tables = self._decoder.rotary_emb(states, position_ids=step.positions) if self._needs_scores else None
-        states = self._compress(step, states, mask, tables, cache)
-        assert step.plan is not None
-        assert step.keys is not None
-        num_new, num_keys = step.plan.last.shape[1], step.keys.columns.shape[1]
-        if mask is None and num_new == num_keys:
-            # Positions that jump must not be taken for packed rows.
-            mask = step.keys.real.long()
-        elif num_new not in (1, num_keys) and not self._is_flash and (mask is None or mask.ndim == 2):
-            # The decoder would count on from the number of tokens, and let new keys be seen too early.
-            mask = self._pooled_mask(step, self._as_bias(self._causal(step, mask), states))
-        else:
-            mask = self._pooled_mask(step, mask)
-        positions = pooling.pool_positions(step.positions, step.plan)
-        replaced = {
-            "inputs_embeds": states,
-            "attention_mask": mask,
-            "position_ids": positions,
-            "past_key_values": cache,
-        }
-        return {**call, "input_ids": None, **replaced}
-
-    def _before_compressing_layer(self, module: Any, call: dict[str, Any]) -> dict[str, Any] | None:
+    def before_compressing_layer(self, module: Any, call: _Call) -> _Call | None:
         """Compresses the hidden states, and makes what this and the deeper layers need."""
         step, states, cache = self._step, call["hidden_states"], call.get("past_key_values")
-        assert self._setting is not None
-        if cache is not None and len(cache.layers) < self._setting.layer:
+        if cache is not None and len(cache.layers) < self.setting.layer:
             # Under gradient checkpointing layers leave the cache alone.
             cache = None
-        if step is None or (cache is None and (step.call is None or not step.call.layout.groups)):
+        if step is None or (cache is None and not step.groups):
             return None
         states = self._compress(step, states, call.get("attention_mask"), call["position_embeddings"], cache)
-        assert step.plan is not None
-        step.tables = self._decoder.rotary_emb(states, position_ids=pooling.pool_positions(step.positions, step.plan))
-        return self._before_deep_layer(module, {**call, "hidden_states": states})
+        step.tables = self._decoder.rotary_emb(states, position_ids=step.pooled_positions)
+        return self.before_deep_layer(module, {**call, "hidden_states": states})
 
-    def _before_deep_layer(self, module: Any, call: dict[str, Any]) -> dict[str, Any] | None:
+    def before_deep_layer(self, module: Any, call: _Call) -> _Call | None:
+        """Gives a layer what belongs to the tokens that are left."""
         step = self._step
         if step is None or step.plan is None:
             return None
@@ -294,107 +202,52 @@ class Attachment:
         call = {**call, "position_ids": None}
         if step.tables is not None:
             call["position_embeddings"] = step.tables
-            call["attention_mask"] = self._pooled_mask(step, call.get("attention_mask"))
+            call["attention_mask"] = step.pooled_mask(call.get("attention_mask"))
         return call
 
-    def _after_decoder(self, module: Any, args: Any, output: Any) -> None:
+    def after_decoder(self, module: Any, args: Any, output: Any) -> None:
+        """Ends the step."""
         self._step = None
 
-    def _compress(self, step: _Step, states: torch.Tensor, mask: Any, tables: Any, cache: Any) -> torch.Tensor:
-        """States of what is left; completes the step."""
-        assert self._compressor is not None
-        assert self._setting is not None
-        groups = step.call.layout.groups if step.call is not None else ()
-        num_tokens = states.shape[1]
-        checked = masks.checked_mask(mask, step.num_seen + num_tokens)
+    def _compress(self, step: Step, states: torch.Tensor, mask: Any, tables: Any, cache: Any) -> torch.Tensor:
+        """States of what is left; completes the step and tells the cache."""
+        stride, compressor = self.setting.stride, self.compressor
+        mask = masks.checked_mask(mask, step.num_seen + states.shape[1])
         scores = None
-        if step.call is not None and groups and self._needs_scores:
-            layer, layout = self._decoder.layers[self._setting.layer], step.call.layout
-            scores = visual_scores(layer, states, tables, checked, layout.units, step.call.asking)
-        pooled_units = []
-        for group in groups:
+        if step.tokens is not None and compressor.needs_scores:
+            layer, tokens = self._decoder.layers[self.setting.layer], step.tokens
+            scores = visual_scores(layer, states, tables, mask, tokens.layout.units, tokens.asking)
+        planned, learned = [], []
+        for group in step.groups:
             place = group.rows[:, None], group.columns
             units = Units(group.sides, states[place], None if scores is None else scores[place], self._generator)
-            slots = self._compressor.assign(units, self._setting.stride)
-            count = self._compressor.count(group.sides, self._setting.stride)
-            learned = self.module(units, self._setting.stride) if self._compressor.is_learned and self.module else None
-            pooled_units.append((group, slots, count, learned))
-        padding = step.call.padding if step.call is not None else None
-        step.plan = plan = pooling.plan_pooling(states, [unit[:3] for unit in pooled_units], padding)
+            slots = compressor.assign(units, stride)
+            planned.append((group, slots, compressor.count(group.sides, stride)))
+            if compressor.is_learned:
+                assert self._attachment.module is not None
+                learned.append((group, slots, self._attachment.module(units, stride)))
+        padding = step.tokens.padding if step.tokens is not None else None
+        plan = pooling.plan_pooling(states, planned, padding)
+        held = None if cache is None else compressed_layer(cache, self.setting, step.num_seen, len(states))
+        keys = step.decide(plan, None if held is None else held.seen)
+        if held is not None:
+            held.announce(keys)
         states = pooling.pool_states(states, plan)
-        for group, slots, _, learned in pooled_units:
-            if learned is not None:
-                states = pooling.replace_states(states, plan, group, slots, learned)
-        step.keys = self._extended(plan, cache, step.num_seen, num_tokens)
+        for group, slots, own in learned:
+            states = pooling.replace_states(states, plan, group, slots, own)
         return states
 
-    def _extended(self, plan: pooling.PoolPlan, cache: Any, num_seen: int, num_tokens: int) -> Keys:
-        """Keys of the deep layers after this forward; told to the cache."""
-        assert self._setting is not None
-        new = Keys(num_tokens, plan.last, plan.real)
-        if cache is None:
-            return new
-        layer = compressed_layer(cache, self._setting, num_seen, len(plan.last))
-        keys = new if layer.seen is None else layer.seen.extended(plan.last, plan.real, num_tokens)
-        layer.announce(keys)
-        return keys
-
-    def _cache(self, call: dict[str, Any]) -> Any:
+    def _cache(self, call: _Call) -> Any:
         """The cache that the decoder is going to use; made here where the decoder would make one."""
-        cache, config = call.get("past_key_values"), self._decoder.config
-        uses = call.get("use_cache")
-        uses = getattr(config, "use_cache", False) if uses is None else uses
+        cache, uses = call.get("past_key_values"), call.get("use_cache")
+        uses = getattr(self._decoder.config, "use_cache", False) if uses is None else uses
         if getattr(self._decoder, "gradient_checkpointing", False) and self._decoder.training:
-            return None if cache is None or not cache.get_seq_length() else cache
-        return DynamicCache(config=config) if cache is None and uses else cache
-
-    def _pooled_mask(self, step: _Step, original: Any) -> Any:
-        """The pooled form of a mask; made once for all layers that share it."""
-        for known, pooled in step.masks:
-            if known is original:
-                return pooled
-        assert step.plan is not None
-        assert step.keys is not None
-        keys, mask = step.keys, masks.checked_mask(original, step.keys.num_tokens)
-        if mask is None and not bool(keys.real.all()):
-            causal = masks.causal_mask(step.plan.slots.shape[1], keys.num_tokens, keys.real.device)
-            mask = keys.real.new_ones(len(keys.real), keys.num_tokens).long() if self._is_flash else causal
-        if mask is not None:
-            two = mask.ndim == 2
-            mask = (
-                masks.pool_padding_mask(mask, keys.columns, keys.real)
-                if two
-                else masks.pool_attention_mask(mask, step.plan, keys.columns, keys.real)
-            )
-        step.masks.append((original, mask))
-        return mask
-
-    def _causal(self, step: _Step, padding: torch.Tensor | None) -> torch.Tensor:
-        """Bool [B or 1, 1, T, K] out of a 2-D padding mask."""
-        assert step.plan is not None
-        assert step.keys is not None
-        num_new, num_keys = step.plan.slots.shape[1], step.keys.num_tokens
-        causal = masks.causal_mask(num_new, num_keys, step.keys.real.device)
-        return causal if padding is None else causal & padding[:, None, None].bool()
-
-    def _as_bias(self, mask: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """A bool mask in the form that the decoder's attention takes."""
-        if self._decoder.config._attn_implementation != "eager":
-            return mask
-        return torch.zeros_like(mask, dtype=states.dtype).masked_fill(~mask, torch.finfo(states.dtype).min)
-
-    @property
-    def _needs_scores(self) -> bool:
-        return self._compressor is not None and self._compressor.needs_scores
-
-    @property
-    def _is_flash(self) -> bool:
-        return "flash" in (self._decoder.config._attn_implementation or "")
+            return cache if cache is not None and cache.get_seq_length() else None
+        return DynamicCache(config=self._decoder.config) if cache is None and uses else cache
 
     @property
     def _generator(self) -> torch.Generator | None:
-        """None in training: what is drawn there follows torch's own random state."""
-        return None if self._decoder.training else torch.Generator().manual_seed(self.seed)
+        return None if self._decoder.training else torch.Generator().manual_seed(self._attachment.seed)
 
 
 def attach(model: Any, seed: int = 0) -> Attachment:
@@ -409,3 +262,16 @@ def attach(model: Any, seed: int = 0) -> Attachment:
             positions.
     """
     return Attachment(model, family_of(model), seed)
+
+
+def _before(module: torch.nn.Module, action: Any) -> RemovableHandle:
+    """Calls `action` with a forward's arguments by their names; what it returns takes their place."""
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+
+    def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: _Call) -> tuple[tuple[Any, ...], _Call] | None:
+        placed = names[: len(args)]
+        changed = action(module, {**dict(zip(placed, args, strict=True)), **kwargs})
+        # Reentrant checkpointing finds what needs a gradient among the arguments by place alone.
+        return None if changed is None else (tuple(changed.pop(name) for name in placed), changed)
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)

@@ -28,9 +28,17 @@ def outcome(model: Any, batch: dict[str, Any]) -> list[torch.Tensor]:
     return [output.loss, output.logits, *(value.grad for value in model.parameters() if value.grad is not None)]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("compressor", ["average", "average_2d", "random", "k_means", "attention"])
+@pytest.mark.parametrize(
+    ("compressor", "side", "attention"),
+    [
+        ("average", "left", "sdpa"),
+        ("average", "right", "eager"),
+        ("average_2d", "left", "eager"),
+        ("random", "right", "sdpa"),
+        ("k_means", "left", "sdpa"),
+        ("attention", "right", "sdpa"),
+    ],
+)
 def test_stride_1_is_the_plain_model_bit_for_bit(case: Any, compressor: str, side: str, attention: str) -> None:
     model, batch = case.model(attention=attention), case.batch(side=side, with_labels=True)
     plain = outcome(model, batch)
