@@ -1,4 +1,7 @@
-"""Trains a tiny model on mixed rows as one of several processes: ddp_script.py FOLDER BATCH PARTS; torchrun's variables."""
+"""Trains a tiny model on mixed rows, as one of several processes where torchrun's variables say so.
+
+ddp_script.py FOLDER BATCH PARTS
+"""
 
 import importlib.util
 import sys
