@@ -102,6 +102,8 @@ def test_rows_do_not_know_of_each_other_and_sides_of_padding_are_equal(case: Any
     attach(model).set(CompressionSetting(layer=layer, stride=2, compressor=compressor))
     with torch.no_grad():
         left, right = (model(**case.batch(side=side)).logits for side in ("left", "right"))
+        # What was only padding does not keep a batch long.
+        assert left.shape[1] == max(model(**case.batch((row,))).logits.shape[1] for row in case.rows)
         for index, row in enumerate(case.rows):
             alone = model(**case.batch((row,))).logits[0]
             padding = right.shape[1] - len(alone)

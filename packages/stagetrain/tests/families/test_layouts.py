@@ -104,8 +104,7 @@ def edge(compressor: str, tower: str = "clip_vision_model") -> Any:
     config = SimpleNamespace(
         image_token_id=3,
         compressor=compressor,
-        num_visual_tokens=9,
-        num_compressed_tokens=4,
+        num_compressed_tokens=9 if compressor == "none" else 4,
         vision_config=SimpleNamespace(model_type=tower),
     )
     return SimpleNamespace(config=config)

@@ -39,9 +39,8 @@ class EdgeVlmFamily(Family):
         return {config.image_token_id: views}
 
     def most_tokens(self, model: Any) -> int:
-        """See `Family.most_tokens`."""
-        config = model.config
-        return int(config.num_visual_tokens if config.compressor == "none" else config.num_compressed_tokens)
+        """See `Family.most_tokens`; without a compressor of its own the model's two numbers are the same."""
+        return int(model.config.num_compressed_tokens)
 
 
 def _square(num_tokens: int) -> View:
