@@ -106,6 +106,11 @@ class StageSwitch:
                 self._attachment.set(stage.compression)
 
 
+def unadapted(model: Any) -> Any:
+    """The model inside PEFT's wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 @contextmanager
 def borrowed(model: Any) -> Iterator[None]:
     """Gives the model back as it came: gradients wanted, modes, its forward, what its configuration says of caching.

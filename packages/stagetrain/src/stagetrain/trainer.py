@@ -30,7 +30,7 @@ from stagetrain.identity import run_identity
 from stagetrain.learning_rates import LearningRateCurve
 from stagetrain.schedule import Schedule
 from stagetrain.stage_callback import StageCallback
-from stagetrain.staging import StageSwitch
+from stagetrain.staging import StageSwitch, unadapted
 from stagetrain.throughput import Throughput
 
 _LOGGER = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class StageTrainer(CheckpointingTrainer):
             )
         torch.manual_seed(args.seed)  # of a compressor with parameters, made when it is set
         if attachment is None and schedule.compresses:
-            attachment = attach(model)
+            attachment = attach(unadapted(model))
         self.switch = StageSwitch(model, schedule, self.length.num_steps, attachment)
         self.throughput = Throughput(len(schedule.stages))
         self._schedule, self._curve, self._num_samples = schedule, curve, num_samples

@@ -19,7 +19,7 @@ from stagetrain.learning_rates import LearningRateCurve
 from stagetrain.ordering import OrderName
 from stagetrain.parameter_groups import check_selectors, selects
 from stagetrain.schedule import Schedule
-from stagetrain.staging import Progress, StageEntry, borrowed
+from stagetrain.staging import Progress, StageEntry, borrowed, unadapted
 from stagetrain.trainer import MAX_SKIPPED, StageTrainer
 
 
@@ -100,7 +100,7 @@ def train(
     """
     if not samples:
         raise ConfigError("training: expected at least one sample, got none")
-    attachment = attach(model) if schedule.compresses else None
+    attachment = attach(unadapted(model)) if schedule.compresses else None
     kept = None
     try:
         with borrowed(model):
