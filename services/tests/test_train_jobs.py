@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stagetrain import CompressionSetting, Schedule, Stage, always_compressed
+from stagetrain import CompressionSetting, Schedule, Stage, StageTrainError, always_compressed
 from stagetrain.wire import schedule_from_proto, schedule_to_proto
 from vlmpress.job.v1 import job_pb2 as pb
-from vlmpress_services.errors import ExtraMissingError, InvalidRequestError, NotFoundError
+from vlmpress_services.errors import ExtraMissingError, InvalidRequestError, NotFoundError, ServicesError
 from vlmpress_services.job_work import check_spec, do_work
 
 SETTINGS = "training: {max_steps: 6, learning_rate: 0.01, per_device_train_batch_size: 2, save_steps: 2}\n"
@@ -121,20 +121,26 @@ def test_what_cannot_become_a_job_is_refused(store: Any, add_model: Any, add_dat
         ({"dataset": log}, "^dataset: expected a kind of dataset, got log"),
         ({"model": "no tag!"}, "expected a digest"),
         ({"scheme": None}, "^stages: expected scheme or schedule, got none"),
-        ({"scheme": "wider"}, "^scheme: scheme: expected one of .*got 'wider'"),
-        ({"schedule": deep}, "^schedule: stage 0: layer: expected below 2, got 2"),
+        ({"scheme": "wider"}, "^scheme: expected one of plain, .*got 'wider'"),
+        ({"schedule": deep}, r"^schedule\.stages\.0\.layer: expected a layer below the decoder's 2, got 2"),
         ({"schedule": half}, "^schedule: .*fractions that sum to 1"),
         ({"schedule": many}, "^schedule: stages: expected at most 64, got 102"),
         ({"num_workers": 1000}, "^num_workers: expected at most 256, got 1000"),
         ({"seed": 2**40}, "^seed: expected at most"),
-        ({"settings_yaml": "training: ["}, "^settings_yaml: .*YAML"),
-        ({"settings_yaml": "- a"}, "^settings_yaml: expected a mapping, got list"),
-        ({"settings_yaml": "model: /etc"}, "^settings_yaml: expected some of training, collator, freeze, got 'model'"),
-        ({"settings_yaml": "training: {output_dir: /etc}"}, "^settings_yaml: training: .*got 'output_dir'"),
-        ({"settings_yaml": "training: {learning_rat: 1}"}, "^settings_yaml: training: .*got 'learning_rat'"),
-        ({"settings_yaml": "training: {optim: nope}"}, "^settings_yaml: training: .*nope"),
-        ({"settings_yaml": "collator: {seed: 1}"}, "^settings_yaml: collator: .*got 'seed'"),
-        ({"settings_yaml": "freeze: vision"}, "^settings_yaml: freeze: expected a list"),
+        ({"settings_yaml": "freeze: [vision]\ntraining: ["}, "^settings_yaml:2: expected YAML"),
+        ({"settings_yaml": "- a"}, "^settings_yaml:1: expected a mapping"),
+        (
+            {"settings_yaml": "freeze: []\nmodel: /etc"},
+            "^settings_yaml:2: model: expected some of training, collator, freeze, got 'model'",
+        ),
+        ({"settings_yaml": "training:\n  output_dir: /etc"}, r"^settings_yaml:2: training\.output_dir: expected some"),
+        ({"settings_yaml": "training:\n  deepspeed: a.json"}, r"^settings_yaml:2: training\.deepspeed: expected some"),
+        ({"settings_yaml": "training: {learning_rat: 1}"}, r"^settings_yaml:1: training\.learning_rat: "),
+        ({"settings_yaml": "training: {learning_rate: high}"}, r"learning_rate: expected a number, got 'high'"),
+        ({"settings_yaml": "training: {max_steps: 1.5}"}, r"max_steps: expected a whole number, got 1\.5"),
+        ({"settings_yaml": "training: 3"}, "^settings_yaml:1: training: expected a mapping"),
+        ({"settings_yaml": "collator: {seed: 1}"}, r"^settings_yaml:1: collator\.seed: .*got the key 'seed'"),
+        ({"settings_yaml": "freeze: vision"}, "^settings_yaml:1: freeze: expected a list of text"),
         ({"settings_yaml": "#" * 70_000}, "^settings_yaml: characters: expected at most 65536"),
     ):
         fields = {**good, **change}
@@ -168,3 +174,21 @@ def test_a_missing_extra_is_named(
     monkeypatch.setitem(__import__("sys").modules, "vlmpress_services.train_settings", None)
     with pytest.raises(ExtraMissingError, match=r"train: package not installed .*vlmpress-services\[stagetrain\]"):
         check_spec(spec(model=add_model().digest, dataset=add_dataset().digest, scheme="plain"), store)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ("training: {optim: nope}", "settings that go together, got nope is not a valid OptimizerNames"),
+        ("training: {max_steps: 2}\ncollator: {max_length: 3}", "expected at most 3 tokens"),
+        ("training: {max_steps: 2}\nfreeze: [nothing]", "settings_yaml:2: freeze: "),
+    ],
+)
+def test_what_only_the_model_and_the_data_show_fails_the_job_with_one_line(
+    store: Any, add_model: Any, add_dataset: Any, settings: str, text: str
+) -> None:
+    job = spec(model=add_model().digest, dataset=add_dataset().digest, scheme="plain", settings_yaml=settings)
+    check_spec(job, store)
+    with pytest.raises(Exception, match=text) as caught:
+        do_work(job, store, Reports())
+    assert isinstance(caught.value, ServicesError | StageTrainError)

@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
@@ -11,17 +14,15 @@ from google.protobuf import json_format
 from vlmpress.artifact import Artifact, digest_bytes
 from vlmpress.artifact.extensions import POLICY_FILE
 from vlmpress.job.v1 import job_pb2 as pb
-from vlmpress.stagetrain.v1 import stagetrain_pb2
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
 from vlmpress_services.job_progress import Report
 from vlmpress_services.store import LocalStore
 from vlmpress_services.workers.group import OnReport, WorkerGroup
 
 if TYPE_CHECKING:
-    from stagetrain import Schedule
     from vlmpress_services.train_progress import StepReport
-    from vlmpress_services.train_settings import TrainSettings
-    from vlmpress_services.train_work import Outcome, TrainPlan
+    from vlmpress_services.train_settings import RunPlan
+    from vlmpress_services.train_work import Outcome
 
 MODEL_KINDS = ("model", "edge_model")
 DISTRIBUTION = "vlmpress-services"
@@ -52,81 +53,45 @@ def check_train(job: pb.TrainJob, store: LocalStore) -> None:
     ):
         if value > most:
             raise InvalidRequestError(f"{field}: expected at most {most}, got {value}")
-    _prepare(job, model)
+    with _stagetrain_installed():
+        from vlmpress_services.train_settings import check_plan, plan_of
+    with TemporaryDirectory() as folder:
+        check_plan(plan_of(job, model.path, dataset.path, Path(folder)))
 
 
 def do_train(job: pb.TrainJob, store: LocalStore, report: Report) -> str:
     """Trains; gives the digest of the model."""
+    with _stagetrain_installed():
+        from vlmpress_services.train_settings import plan_of
     model, dataset = store.verify(job.model), store.verify(job.dataset)
-    schedule, settings = _prepare(job, model)
-    from stagetrain.wire import schedule_to_proto
-    from vlmpress_services.train_work import TrainPlan
-
-    message = schedule_to_proto(schedule)
-    folder = store.root / "runs" / f"train-{_run_digest(job, model, dataset, message)[:32]}"
+    folder = store.root / "runs" / f"train-{_run_digest(job, model, dataset)[:32]}"
     folder.mkdir(parents=True, exist_ok=True)
-    plan = TrainPlan(
-        model=model.path, dataset=dataset.path, folder=folder, schedule=schedule, settings=settings, seed=job.seed
-    )
+    plan = plan_of(job, model.path, dataset.path, folder)
     report(0.0, "loading")
-    outcome = _run(plan, job.num_workers, _passing_on(report, len(schedule.stages)))
-    return _publish(job, store, (model, dataset), message, folder, outcome)
+    outcome = _run(plan, job.num_workers, _passing_on(report))
+    return _publish(job, store, (model, dataset), folder, outcome)
 
 
-def _prepare(job: pb.TrainJob, model: Artifact) -> tuple["Schedule", "TrainSettings"]:
+@contextmanager
+def _stagetrain_installed() -> Iterator[None]:
     try:
-        from stagetrain import StageTrainError, named_schedule
-        from stagetrain.wire import schedule_from_proto
-        from vlmpress_services.train_settings import parse_settings, training_arguments
+        yield
     except ImportError as error:
         raise ExtraMissingError(
             f"train: package not installed ({error}); pip install 'vlmpress-services[stagetrain]' on the server"
         ) from error
-    field = job.WhichOneof("stages")
-    if field is None:
-        raise InvalidRequestError("stages: expected scheme or schedule, got none")
-    num_layers = _num_layers(model.path)
-    try:
-        schedule = named_schedule(job.scheme, num_layers) if field == "scheme" else schedule_from_proto(job.schedule)
-    except StageTrainError as error:
-        raise InvalidRequestError(f"{field}: {error}") from error
-    for number, stage in enumerate(schedule.stages):
-        if stage.compression is not None and stage.compression.layer >= num_layers:
-            raise InvalidRequestError(
-                f"{field}: stage {number}: layer: expected below {num_layers}, got {stage.compression.layer}"
-            )
-    settings = parse_settings(job.settings_yaml)
-    training_arguments(settings, str(model.path), job.seed)
-    return schedule, settings
 
 
-def _num_layers(directory: Path) -> int:
-    from transformers import AutoConfig
-
-    from vlmpress.artifact import import_model_code
-
-    import_model_code(directory)
-    try:
-        config: Any = AutoConfig.from_pretrained(directory, local_files_only=True)
-        return int(config.get_text_config().num_hidden_layers)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise InvalidRequestError(f"model: expected one with a language model, got: {error}") from error
+def _run_digest(job: pb.TrainJob, model: Artifact, dataset: Artifact) -> str:
+    """Equal for jobs that end with equal weights, whatever tags name their artifacts."""
+    same = pb.TrainJob()
+    same.CopyFrom(job)
+    same.model, same.dataset = model.digest, dataset.digest
+    same.num_workers = max(1, job.num_workers)
+    return digest_bytes(json_format.MessageToJson(same, sort_keys=True).encode())
 
 
-def _run_digest(job: pb.TrainJob, model: Artifact, dataset: Artifact, schedule: stagetrain_pb2.StageSchedule) -> str:
-    """Equal for jobs that must end with equal weights, whatever tags name their artifacts."""
-    key = {
-        "model": model.digest,
-        "dataset": dataset.digest,
-        "schedule": json_format.MessageToDict(schedule),
-        "settings": job.settings_yaml,
-        "num_workers": max(1, job.num_workers),
-        "seed": job.seed,
-    }
-    return digest_bytes(json.dumps(key, sort_keys=True).encode())
-
-
-def _run(plan: "TrainPlan", num_workers: int, on_progress: OnReport) -> "Outcome":
+def _run(plan: "RunPlan", num_workers: int, on_progress: OnReport) -> "Outcome":
     import torch
 
     from vlmpress_services.train_work import run_plan
@@ -145,15 +110,15 @@ def _run(plan: "TrainPlan", num_workers: int, on_progress: OnReport) -> "Outcome
     return outcome
 
 
-def _passing_on(report: Report, num_stages: int) -> OnReport:
+def _passing_on(report: Report) -> OnReport:
     def pass_on(state: "StepReport") -> None:
         message = (
-            f"stage {state.stage + 1} of {num_stages}, step {state.step} of {state.num_steps}, loss {state.loss:.3f},"
-            f" {state.tokens_per_second:.0f} tokens/s"
+            f"stage {state.stage + 1} of {state.num_stages}, step {state.step} of {state.num_steps},"
+            f" loss {state.loss:.3f}, {state.tokens_per_second:.0f} tokens/s"
         )
         progress = pb.TrainProgress(
             stage=state.stage,
-            num_stages=num_stages,
+            num_stages=state.num_stages,
             step=state.step,
             num_steps=state.num_steps,
             loss=state.loss,
@@ -169,11 +134,13 @@ def _publish(
     job: pb.TrainJob,
     store: LocalStore,
     parents: tuple[Artifact, Artifact],
-    schedule: stagetrain_pb2.StageSchedule,
     folder: Path,
     outcome: "Outcome",
 ) -> str:
     """Model and schedule as artifacts; what was needed to go on is removed."""
+    from stagetrain.wire import schedule_to_proto
+
+    schedule = schedule_to_proto(outcome.schedule)
     model, dataset = parents
     producer = (DISTRIBUTION, version(DISTRIBUTION))
     with store.draft() as draft:

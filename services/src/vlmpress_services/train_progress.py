@@ -17,6 +17,7 @@ class StepReport:
 
     Attributes:
         stage: Index of the step's stage, from 0.
+        num_stages: Of the whole run.
         step: Steps done.
         num_steps: Of the whole run.
         loss: Of the last logged step, nats.
@@ -25,6 +26,7 @@ class StepReport:
     """
 
     stage: int
+    num_stages: int
     step: int
     num_steps: int
     loss: float
@@ -33,10 +35,15 @@ class StepReport:
 
 
 class StepReporter(TrainerCallback):
-    """Reports whenever Trainer logs a loss."""
+    """Reports whenever Trainer logs a loss.
 
-    def __init__(self, report: Callable[[StepReport], None]) -> None:
-        self._report = report
+    Args:
+        report: Called on the first rank.
+        num_stages: Of the run.
+    """
+
+    def __init__(self, report: Callable[[StepReport], None], num_stages: int) -> None:
+        self._report, self._num_stages = report, num_stages
         # Times of the ends of the last steps; the first step of a process is slower than the others.
         self._ends_s: deque[float] = deque(maxlen=NUM_PACE_STEPS + 1)
 
@@ -58,6 +65,7 @@ class StepReporter(TrainerCallback):
         self._report(
             StepReport(
                 stage=int(logs["stage"]) - 1,
+                num_stages=self._num_stages,
                 step=state.global_step,
                 num_steps=state.max_steps,
                 loss=float(logs["loss"]),

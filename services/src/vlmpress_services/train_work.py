@@ -5,42 +5,23 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
-from stagetrain import ConversationCollator, ImageGroups, Schedule, TrainResult, train
+from stagetrain import Schedule, StageTrainError, TrainResult, train
+from stagetrain.costs import PAPER_VISUAL_TOKENS
+from stagetrain.running import PreparedRun, prepare
 from stagetrain.saved_setting import save_compression
-from vlmpress.artifact import import_model_code
-from vlmpress_services.datasets import read_split
-from vlmpress_services.errors import InvalidRequestError
+from vlmpress_services.errors import ServicesError
 from vlmpress_services.train_progress import StepReport, StepReporter
-from vlmpress_services.train_settings import TrainSettings, training_arguments
+from vlmpress_services.train_settings import RunPlan, config_of, request_error
 
-CHECKPOINTS, TRAINED = "checkpoints", "trained"
+TRAINED = "trained"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainPlan:
-    """Everything a run depends on; equal on every worker.
-
-    Attributes:
-        model: Directory of the model and its processor.
-        dataset: Directory of the dataset artifact.
-        folder: Of the run: checkpoints, and at the end the trained model in TRAINED.
-        schedule: The stages.
-        settings: How to train.
-        seed: Of new weights, data order and dropout.
-    """
-
-    model: Path
-    dataset: Path
-    folder: Path
-    schedule: Schedule
-    settings: TrainSettings
-    seed: int
+class WorkersApartError(ServicesError, RuntimeError):
+    """Workers that should share a run would each train alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,12 +29,14 @@ class Outcome:
     """What a run gave beside the model in its folder.
 
     Attributes:
+        schedule: The stages as they were for this model.
         losses: Of every optimizer step, nats.
         resumed_from_step: Step of the checkpoint it went on from.
         skipped: A line for each sample that was left out.
         tokens_per_second: Of each stage since then, all workers together; None for a stage without a step.
     """
 
+    schedule: Schedule
     losses: tuple[float, ...]
     resumed_from_step: int | None
     skipped: tuple[str, ...]
@@ -66,32 +49,40 @@ class Outcome:
         return sum(tail) / len(tail)
 
 
-def run_plan(plan: TrainPlan, *, on_progress: Callable[[StepReport], None]) -> Outcome:
+def run_plan(plan: RunPlan, *, on_progress: Callable[[StepReport], None]) -> Outcome:
     """Trains from the newest whole checkpoint of the run's folder on, alone or as one of several workers.
 
     Raises:
-        InvalidRequestError: The model or a setting cannot be used.
-        stagetrain.StageTrainError: The plan does not fit the model or the data.
+        InvalidRequestError: The plan does not fit the model.
+        stagetrain.StageTrainError: The run ended on its data or its loss.
+        WorkersApartError: Trainer does not know of the other workers.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    args = training_arguments(plan.settings, str(plan.folder / CHECKPOINTS), plan.seed)
     # A compressor's new weights must be the same on every worker, and after a restart.
     torch.manual_seed(plan.seed)
-    model, processor = _load(plan.model)
+    try:
+        run = prepare(config_of(plan))
+    except StageTrainError as error:
+        raise request_error(error, plan) from error
+    num_workers = int(os.environ.get("WORLD_SIZE", "1"))
+    if run.args.world_size != num_workers:
+        raise WorkersApartError(f"training: expected {num_workers} workers, got {run.args.world_size}")
     result = train(
-        model,
-        ImageGroups(read_split(plan.dataset, "train")),
-        _collator(processor, plan),
-        plan.schedule,
-        args,
-        freeze=plan.settings.freeze,
-        processor=processor,
-        callbacks=[StepReporter(on_progress)],
+        run.model,
+        run.samples,
+        run.collator,
+        run.schedule,
+        run.args,
+        freeze=run.config.freeze,
+        num_visual_tokens=run.num_visual_tokens or PAPER_VISUAL_TOKENS,
+        max_skipped=run.config.max_skipped,
+        callbacks=[StepReporter(on_progress, len(run.schedule.stages))],
     )
-    if int(os.environ.get("RANK", "0")) == 0:
-        _save(model, processor, result, plan.folder / TRAINED)
+    if run.args.process_index == 0:
+        _save(run, result, plan.folder / TRAINED)
     return Outcome(
+        schedule=run.schedule,
         losses=result.losses,
         resumed_from_step=result.resumed_from_step,
         skipped=result.skipped,
@@ -99,29 +90,15 @@ def run_plan(plan: TrainPlan, *, on_progress: Callable[[StepReport], None]) -> O
     )
 
 
-def _load(directory: Path) -> tuple[Any, Any]:
-    import_model_code(directory)
-    try:
-        # Small steps get lost in 16 bits; bf16 in the settings computes in them and keeps the weights.
-        model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
-        return model, AutoProcessor.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidRequestError(f"model: expected an image-text-to-text model, got: {error}") from error
-
-
-def _collator(processor: Any, plan: TrainPlan) -> ConversationCollator:
-    try:
-        return ConversationCollator(processor, seed=plan.seed, **plan.settings.collator)
-    except TypeError as error:
-        raise InvalidRequestError(f"settings_yaml: collator: {error}") from error
-
-
-def _save(model: Any, processor: Any, result: TrainResult, target: Path) -> None:
+def _save(run: PreparedRun, result: TrainResult, target: Path) -> None:
     draft = target.with_name(f".{target.name}.tmp")
     for folder in (draft, target):
         shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(draft)
-    processor.save_pretrained(draft)
+    draft.mkdir()
     if result.attachment is not None:
         save_compression(draft, result.attachment)
+        # The compressor's weights have a file of their own.
+        result.attachment.detach()
+    run.model.save_pretrained(draft)
+    run.processor.save_pretrained(draft)
     draft.rename(target)

@@ -82,11 +82,11 @@ def _on_worker(config: dict[str, Any]) -> Any:
             result = config["function"](*config["arguments"], on_progress=reporter)
         reporter.flush()
         return result
-    except FINAL_ERRORS as error:
-        reporter.fail(error)
-    except Exception:
-        # Others lost this worker because it left, or this one lost them.
-        if reporter.error() is None:
+    except Exception as error:
+        if isinstance(error, FINAL_ERRORS):
+            reporter.fail(error)
+        # After an error of another worker this one has merely lost it.
+        elif reporter.error() is None:
             raise
     torch.distributed.destroy_process_group()
     return None
