@@ -72,6 +72,30 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
 
 
 @pytest.fixture(scope="session")
+def tiny_dataset(model_store: LocalStore) -> Artifact:
+    """Questions the tiny model has words for, two about an image and one about none, under the tag `questions`."""
+    from PIL import Image
+
+    from vlmpress.data import Record, Turn, write_records
+    from vlmpress.dataset.v1 import dataset_pb2
+
+    with model_store.draft() as draft:
+        images = draft.path / "images"
+        images.mkdir()
+        records = []
+        for number in range(10):
+            name = images / f"{number}.png"
+            Image.new("RGB", (40, 30), (25 * number, 90, 200)).save(name)
+            turns = (Turn("what color is the shape ?", "red"), Turn("is it a circle ?", "no" if number % 2 else "yes"))
+            records += [Record(f"{number}.{index}", (name,), (turn,), "train") for index, turn in enumerate(turns)]
+        records.append(Record("text", (), (Turn("is it blue ?", "no"),), "train"))
+        write_records(draft.path / "records.jsonl", records, images)
+        made = draft.commit(dataset_pb2.Dataset(name="tiny", num_train=len(records)), producer=PRODUCER)
+    model_store.tag("questions", made.digest)
+    return made
+
+
+@pytest.fixture(scope="session")
 def server(model_store: LocalStore) -> Iterator[Any]:
     """One server of all services for the tests that only ask."""
     running = start_server(model_store.root)
