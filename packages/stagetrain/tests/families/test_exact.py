@@ -254,9 +254,33 @@ def test_eager_attention_agrees(case: Any, layer: int, compressor: str) -> None:
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("compressor", ["attention", "vcc"])
+def test_answers_have_no_say_in_what_is_left_of_an_image(case: Any, compressor: str, layer: int) -> None:
+    model, batch = case.model(), case.batch(case.rows[:1], with_labels=True)
+    attach(model).set(CompressionSetting(layer=layer, stride=2, compressor=compressor))
+    texts = ("input_ids", "attention_mask", "mm_token_type_ids")
+    prompt = {name: value[:, :-3] if name in texts else value for name, value in batch.items() if name != "labels"}
+    assert (batch["labels"] != -100).sum() == 3
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch).logits[:, :-3], model(**prompt).logits, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_without_a_mask_nothing_changes(case: Any, layer: int) -> None:
+    model = case.model()
+    attach(model).set(CompressionSetting(layer=layer, stride=2))
+    for rows in (("titt",), ("titt", "ttt" + "t" * case.visual("i", True).num_tokens)):
+        batch = case.batch(rows)
+        with torch.no_grad():
+            expected = model(**batch, use_cache=False).logits
+            del batch["attention_mask"]
+            torch.testing.assert_close(model(**batch, use_cache=False).logits, expected, rtol=1e-5, atol=2e-5)
+
+
 def test_features_given_in_place_of_pixels_make_no_difference(case: Any) -> None:
     model, batch = case.model(), case.batch()
-    attach(model).set(CompressionSetting(layer=1, stride=2))
+    attach(model).set(CompressionSetting(layer=1, stride=4, compressor="average_2d"))
     with torch.no_grad():
         expected = model(**batch).logits
         model_call = case.batch()
