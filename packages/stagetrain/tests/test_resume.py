@@ -84,9 +84,8 @@ def same_weights(first: Any, second: Any) -> bool:
     return all(torch.equal(one, other) for one, other in pairs)
 
 
-def train_in_processes(folder: Path, num_workers: int, *kill_at: int) -> None:
-    script = Path(__file__).with_name("train_script.py")
-    command = [sys.executable, str(script), str(folder), str(num_workers), *map(str, kill_at)]
+def train_in_processes(*arguments: str) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("train_script.py")), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -95,9 +94,11 @@ def train_in_processes(folder: Path, num_workers: int, *kill_at: int) -> None:
 def test_a_run_killed_ten_times_ends_with_the_same_bits(tmp_path: Path) -> None:
     steps = sorted(random.Random(0).sample(range(2, NUM_STEPS), 10))
     assert {step * 4 // NUM_STEPS for step in steps} == {0, 1, 2, 3}
-    train_in_processes(tmp_path / "killed", 0, *steps)
-    train_in_processes(tmp_path / "whole", 0)
-    train_in_processes(tmp_path / "workers", 2, 9)
+    train_in_processes(
+        f"{tmp_path / 'whole'}:0:",
+        f"{tmp_path / 'killed'}:0:{','.join(map(str, steps))}",
+        f"{tmp_path / 'workers'}:2:9",
+    )
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "killed", "workers")]
     assert weights[0] == weights[1] == weights[2]
     losses = [json.loads((tmp_path / name / "losses.json").read_text()) for name in ("whole", "killed", "workers")]

@@ -1,4 +1,4 @@
-"""Trains a tiny model in processes of its own: train_script.py FOLDER WORKERS [STEP ...].
+"""Trains a tiny model in processes of its own: train_script.py FOLDER:WORKERS:STEP,STEP... ...
 
 For every STEP a process is killed when it has done that step; then a last one goes on to the end. They are forks of
 this one, which has everything imported.
@@ -85,11 +85,14 @@ def forked(folder: Path, num_workers: int, kill_at: int | None) -> int:
 
 
 def main() -> None:
-    folder, num_workers, steps = Path(sys.argv[1]), int(sys.argv[2]), [int(step) for step in sys.argv[3:]]
-    folder.mkdir(exist_ok=True)
-    codes = [forked(folder, num_workers, step) for step in [*steps, None]]
-    expected = [-signal.SIGKILL] * len(steps) + [0]
-    sys.exit(f"expected exit codes {expected}, got {codes}" if codes != expected else 0)
+    for argument in sys.argv[1:]:
+        name, num_workers, steps = argument.split(":")
+        folder, kills = Path(name), [int(step) for step in steps.split(",") if step]
+        folder.mkdir(exist_ok=True)
+        codes = [forked(folder, int(num_workers), step) for step in [*kills, None]]
+        expected = [-signal.SIGKILL] * len(kills) + [0]
+        if codes != expected:
+            sys.exit(f"{argument}: expected exit codes {expected}, got {codes}")
 
 
 if __name__ == "__main__":
