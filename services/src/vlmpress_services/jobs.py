@@ -123,6 +123,9 @@ class JobTable:
             with suppress(OSError):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 owned = True
+                # For people who look for the process behind a job.
+                os.ftruncate(handle, 0)
+                os.write(handle, f"{os.getpid()}\n".encode())
             yield owned
         finally:
             os.close(handle)
