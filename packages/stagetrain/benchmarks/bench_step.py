@@ -13,23 +13,24 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from transformers import TrainingArguments
 
 from stagetrain import (
     Batches,
     CompressionSetting,
     ConversationCollator,
     ImageGroups,
+    LearningRateCurve,
     Schedule,
     Stage,
-    TrainConfig,
     train,
 )
-from stagetrain.config import learning_rate_factor
 from vlmpress.data import Record, Turn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from conftest import make_model, make_processor
 
+CURVE = LearningRateCurve()
 COLOURS = ("red", "green", "blue", "yellow")
 
 
@@ -45,29 +46,29 @@ def records(folder: Path, num_images: int) -> list[Record]:
     return made
 
 
-def bare_loop(groups: ImageGroups, collator: ConversationCollator, config: TrainConfig) -> float:
+def bare_loop(groups: ImageGroups, collator: ConversationCollator, args: TrainingArguments) -> float:
     """CPU seconds of a loop that does no more than the optimizer needs."""
     model = make_model(4, 64).train()
     model.config.text_config.use_cache = False
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        model.parameters(), lr=args.learning_rate, betas=(0.9, args.adam_beta2), weight_decay=0.01, fused=True
     )
-    batches = Batches(groups, collator, config.images_per_step, config.num_steps, config.seed)
+    batches = Batches(groups, collator, args.per_device_train_batch_size, args.max_steps, args.seed)
     start_s = time.process_time()
-    for step in range(config.num_steps):
+    for step in range(args.max_steps):
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(config, step)
+            group["lr"] = args.learning_rate * CURVE.factor(step, args.max_steps)
         model(**batches[step]).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
     return time.process_time() - start_s
 
 
-def with_train(groups: ImageGroups, collator: ConversationCollator, config: TrainConfig, stage: Stage) -> float:
+def with_train(groups: ImageGroups, collator: ConversationCollator, args: TrainingArguments, stage: Stage) -> float:
     model = make_model(4, 64)
     start_s = time.process_time()
-    train(model, groups, collator, Schedule("bench", (stage,)), config)
+    train(model, groups, collator, Schedule("bench", (stage,)), args, curve=CURVE)
     return time.process_time() - start_s
 
 
@@ -77,20 +78,32 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    config = TrainConfig(num_steps=arguments.steps, learning_rate=3e-3)
     with tempfile.TemporaryDirectory() as folder:
+        args = TrainingArguments(
+            folder,
+            max_steps=arguments.steps,
+            per_device_train_batch_size=16,
+            learning_rate=3e-3,
+            adam_beta2=0.98,
+            weight_decay=0.01,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+        )
         groups = ImageGroups(records(Path(folder), 64))
         collator = ConversationCollator(make_processor(64), 6)
-        bare_loop(groups, collator, config)
+        bare_loop(groups, collator, args)
         stages = {
             "train": Stage(fraction=1),
             "pooled (1, 8)": Stage(fraction=1, compression=CompressionSetting(layer=1, stride=8)),
         }
         times: dict[str, list[float]] = {"bare loop": [], **{name: [] for name in stages}}
         for _ in range(arguments.repeats):
-            times["bare loop"].append(bare_loop(groups, collator, config))
+            times["bare loop"].append(bare_loop(groups, collator, args))
             for name, stage in stages.items():
-                times[name].append(with_train(groups, collator, config, stage))
+                times[name].append(with_train(groups, collator, args, stage))
     for name, seconds in times.items():
         print(f"{name:<16}{1000 * min(seconds) / arguments.steps:8.1f} ms CPU a step (best of {arguments.repeats})")
 

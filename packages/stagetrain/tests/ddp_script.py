@@ -49,7 +49,8 @@ def mixed_records(folder: Path) -> list[Record]:
     pictures = tiny.make_records(folder, 6)[::6]
     words = ("red", "green blue", "yellow", "red green blue")
     texts = [Record(f"t{i}", (), (Turn("what is this", words[i % 4]), Turn("is it red", "no"))) for i in range(14)]
-    return [*pictures, *texts]
+    gone = Record("gone", (folder / "gone.png",), (Turn("what colour is this", "red"),))
+    return [*pictures, gone, *texts]
 
 
 def main() -> None:
@@ -78,7 +79,8 @@ def main() -> None:
             save_file({key: value.data for key, value in model.named_parameters()}, folder / f"{name}.safetensors")
             save_file(kept.kept, folder / f"{name}-gradients.safetensors")
             losses = torch.tensor(result.losses, dtype=torch.float64)
-            save_file({"losses": losses}, folder / f"{name}-losses.safetensors")
+            skipped = torch.tensor([len(result.skipped)])
+            save_file({"losses": losses, "skipped": skipped}, folder / f"{name}-losses.safetensors")
         return args
 
     args = fit(1, "one")

@@ -1,5 +1,7 @@
 """The command `stagetrain`."""
 
+import sys
+
 import typer
 
 import vlmpress.cli
@@ -18,3 +20,7 @@ app.command()(train)
 def main() -> int:
     """Runs the command and gives its exit code."""
     return vlmpress.cli.run(app, (StageTrainError, DataError))
+
+
+if __name__ == "__main__":  # torchrun -m stagetrain.cli
+    sys.exit(main())
