@@ -1,3 +1,5 @@
+import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -99,3 +101,32 @@ with table.owned(sys.argv[2]) as owned:
     assert table.get(job_id).state == pb.JOB_STATE_FAILED
     assert "died" in table.get(job_id).message
     assert table.get(waiting).state == pb.JOB_STATE_PENDING
+
+
+def test_a_training_job_says_how_far_it_is_in_numbers(table: JobTable) -> None:
+    job = table.create("a", SPEC)
+    table.begin(job.job_id)
+    assert not table.get(job.job_id).HasField("train_progress")
+    progress = pb.TrainProgress(stage=1, num_stages=3, step=7, num_steps=20, loss=0.5, tokens_per_second=100.0)
+    assert table.report(job.job_id, 0.35, "stage 2", progress)
+    assert table.get(job.job_id).train_progress == progress
+    # Another line leaves the numbers as they were.
+    assert table.report(job.job_id, 0.35, "saving")
+    assert table.get(job.job_id).train_progress == progress
+    assert not table.get(job.job_id).train_progress.HasField("seconds_left")
+
+
+def test_a_table_of_an_earlier_version_gets_what_it_lacks(table: JobTable) -> None:
+    job = table.create("a", SPEC)
+    with sqlite3.connect(table.folder / "jobs.sqlite3") as database:
+        database.execute("ALTER TABLE jobs DROP COLUMN train_progress")
+    assert table.get(job.job_id) == job
+    table.begin(job.job_id)
+    assert table.report(job.job_id, 0.5, "half", pb.TrainProgress(step=1))
+    assert table.get(job.job_id).train_progress.step == 1
+
+
+def test_the_lock_names_the_process(table: JobTable) -> None:
+    with table.owned("a") as owned:
+        assert owned
+        assert int((table.folder / "a.lock").read_text()) == os.getpid()

@@ -1,0 +1,84 @@
+"""`vlmpress job` against a server in this process."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlmpress_services import cli
+from vlmpress_services.server import Server, ServerConfig
+
+
+@pytest.fixture
+async def server(store: Any) -> Any:
+    server = Server(ServerConfig(listen="127.0.0.1:0", store=store.root, services=("job",)))
+    await server.start()
+    yield server.address
+    await server.stop(0.2)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command while the server answers; gives exit code, output and errors."""
+
+    async def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["vlmpress", "job", *arguments])
+        code = await asyncio.to_thread(cli.main)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+async def test_a_job_is_made_once_watched_listed_and_kept(
+    server: str, command: Any, add_model: Any, tmp_path: Path
+) -> None:
+    spec = tmp_path / "job.json"
+    scheme = {"bits": 4, "granularity": "GRANULARITY_GROUP", "group_size": 16}
+    spec.write_text(json.dumps({"pack": {"model": add_model().digest, "scheme": scheme}}))
+    create = ("create", str(spec), "--server", server, "--request-id", "one")
+    code, out, _ = await command(*create)
+    assert code == 0
+    job_id = out.strip()
+    code, out, _ = await command(*create, "--watch")
+    assert (code, out.split()[:4]) == (0, [job_id, "pack", "succeeded", "100%"])
+    code, out, _ = await command("watch", job_id, "--server", server, "--json")
+    job = json.loads(out)
+    assert (code, job["job_id"], job["state"]) == (0, job_id, "JOB_STATE_SUCCEEDED")
+    code, out, _ = await command("list", "--server", server, "--json")
+    assert json.loads(out) == {"jobs": [job]}
+    code, out, _ = await command("list", "--server", server)
+    assert out == f"{job_id} pack succeeded 100% {job['result']}\n"
+    assert (await command("cancel", job_id, "--server", server))[:2] == (0, out)
+
+
+async def test_a_job_that_fails_is_exit_code_1_and_one_line(
+    server: str, command: Any, add_model: Any, tmp_path: Path
+) -> None:
+    spec = tmp_path / "job.json"
+    scheme = {"bits": 5, "granularity": "GRANULARITY_TENSOR"}
+    spec.write_text(json.dumps({"pack": {"model": add_model().digest, "scheme": scheme}}))
+    code, out, errors = await command("create", str(spec), "--server", server, "--watch")
+    assert code == 1
+    assert " pack failed " in out
+    assert errors.strip().endswith("failed: bits: expected 2 to 4, got 5")
+
+
+async def test_bad_input_is_exit_code_2_and_one_line(server: str, command: Any, tmp_path: Path) -> None:
+    spec = tmp_path / "job.json"
+    for text, expected in (
+        ("{", f"{spec}: expected a JobSpec as JSON, got"),
+        ('{"trian": {}}', 'no field named "trian"'),
+        ("{}", "INVALID_ARGUMENT: spec: expected one kind of work, got none"),
+        ('{"train": {"model": "x"}}', "NOT_FOUND: artifact 'x'"),
+    ):
+        spec.write_text(text)
+        code, out, errors = await command("create", str(spec), "--server", server)
+        assert (code, out) == (2, "")
+        assert len(errors.strip().splitlines()) == 1
+        assert expected in errors
+    assert (await command("create", str(tmp_path / "none.json"), "--server", server))[0] == 2
+    code, _, errors = await command("watch", "0" * 32, "--server", server)
+    assert (code, "NOT_FOUND" in errors) == (2, True)
