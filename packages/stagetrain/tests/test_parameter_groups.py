@@ -29,7 +29,7 @@ def test_every_parameter_has_a_group(name: str) -> None:
 
 def test_names_that_cover_nothing_are_refused() -> None:
     check_selectors(("vision", "lm_head"), NAMES, "freeze")
-    with pytest.raises(ScheduleError, match="freeze: expected vision, connectors, language or .*, got 'head'"):
+    with pytest.raises(ScheduleError, match=r"freeze: expected vision, connectors, language or .*, got 'head'"):
         check_selectors(("head",), NAMES, "freeze")
     with pytest.raises(ScheduleError, match="got 'vision'"):
         check_selectors(("vision",), ["lm_head.weight"], "freeze")
