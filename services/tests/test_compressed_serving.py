@@ -13,7 +13,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from edgevlm.engine import Engine
 from edgevlm.events import GeneratedToken
 from stagetrain import CompressionSetting, attach
-from stagetrain.saved_setting import save_compression
+from stagetrain.attaching.saved_setting import save_compression
 from vlmpress.artifact import Artifact
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
@@ -90,7 +90,7 @@ async def test_without_stagetrain_it_is_not_served(
     serving: Any, add_model: Any, add_compressed: Any, refusal: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, compressed = add_model(), add_compressed()
-    monkeypatch.setitem(sys.modules, "stagetrain.saved_setting", None)
+    monkeypatch.setitem(sys.modules, "stagetrain.attaching.saved_setting", None)
     with pytest.raises(ExtraMissingError, match=r"visual_compression\.json: expected stagetrain installed"):
         load_engine(compressed.path)
     async with serving("edgevlm") as channel:

@@ -125,7 +125,7 @@ def test_what_cannot_become_a_job_is_refused(store: Any, add_model: Any, add_dat
         ({"schedule": deep}, r"^schedule\.stages\.0\.layer: expected a layer below the decoder's 2, got 2"),
         ({"schedule": half}, "^schedule: .*fractions that sum to 1"),
         ({"schedule": many}, "^schedule: stages: expected at most 64, got 102"),
-        ({"num_workers": 1000}, "^num_workers: expected at most 256, got 1000"),
+        ({"num_workers": 1000}, r"^num_workers: expected at most \d+, got 1000"),
         ({"seed": 2**40}, "^seed: expected at most"),
         ({"settings_yaml": "freeze: [vision]\ntraining: ["}, "^settings_yaml:2: expected YAML"),
         ({"settings_yaml": "- a"}, "^settings_yaml:1: expected a mapping"),

@@ -5,13 +5,15 @@
 
 Time: Llavas of 8 and of 16 layers with random weights and cached vision features; staged and plain optimizer steps in
 turn. Memory: a fresh process a point, its peak resident memory over two optimizer steps less what it held before them.
-Measured once each, kept in the file; about 8 minutes of one core.
+Measured once each, kept in the file; about 12 minutes of one core.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,21 +31,20 @@ def main() -> None:
         torch.set_num_threads(1)
         if "time" in arguments.part:
             for layers in LAYERS:
-                cells.measure("time", lambda layers=layers: _time(layers, arguments.rounds), layers=layers)
+                cells.measure("time", partial(_time, layers, arguments.rounds), layers=layers)
         if "memory" in arguments.part:
-            for point in POINTS:
-                for checkpointing in (False, True):
-                    measure = lambda point=point, on=checkpointing: _memory(point, on)  # noqa: E731
-                    cells.measure("memory", measure, point=point, checkpointing=checkpointing)
-    from llavolta.cost_tables import memory_table, time_tables
+            for layers, point, checkpointing in _points():
+                measure = partial(_memory, layers, point, checkpointing)
+                cells.measure("memory", measure, layers=layers, point=point, checkpointing=checkpointing)
+    from llavolta.cost_tables import memory_tables, time_tables
 
-    print("\n\n".join([*time_tables(cells), memory_table(cells)]))
+    print("\n\n".join([*time_tables(cells), *memory_tables(cells)]))
 
 
 def _time(num_layers: int, num_rounds: int) -> Row:
     from stagetrain import named_schedule
-    from stagetrain.synthetic import SyntheticShape, synthetic_batch, synthetic_llava
-    from stagetrain.wall_clock import summarize, time_schedule
+    from stagetrain.timing.synthetic import SyntheticShape, synthetic_batch, synthetic_llava
+    from stagetrain.timing.wall_clock import summarize, time_schedule
 
     shape = SyntheticShape(num_layers=num_layers)
     schedule = named_schedule("three_stage_deeper", num_layers)
@@ -52,11 +53,18 @@ def _time(num_layers: int, num_rounds: int) -> Row:
     return summarize(rounds, schedule, batch["input_ids"].numel())
 
 
-def _memory(point: str, checkpointing: bool) -> Row:
+def _points() -> Iterator[tuple[int, str, bool]]:
+    """A deep model fits with checkpointing alone."""
+    for layers, points in POINTS.items():
+        for point in points:
+            yield from ((layers, point, on) for on in ((False, True) if layers == min(POINTS) else (True,)))
+
+
+def _memory(num_layers: int, point: str, checkpointing: bool) -> Row:
     script = Path(__file__).parent / "llavolta" / "memory_point.py"
     # Blocks this large are given back when they are freed, so that resident memory is memory in use.
     environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, str(script), point, str(int(checkpointing))]
+    command = [sys.executable, str(script), str(num_layers), point, str(int(checkpointing))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{point}: {done.stderr}")

@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
-from stagetrain.attention_probe import allowed_keys, attention_probabilities, mean_attention, visual_scores
+from stagetrain.attaching.attention_probe import allowed_keys, attention_probabilities, mean_attention, visual_scores
 from stagetrain.errors import PoolingUnsupportedError
 
 SIZES: dict[str, Any] = {

@@ -10,12 +10,12 @@ import pytest
 import typer
 
 import vlmpress.cli
-from stagetrain.assess_plot import assessment_figure
 from stagetrain.assessing import Assessment, LayerAttention, Score, SettingResult
+from stagetrain.assessing.plot import assessment_figure
+from stagetrain.attaching.saved_setting import SETTING
 from stagetrain.cli_assess import _default_layers, assess
 from stagetrain.errors import StageTrainError
-from stagetrain.saved_setting import SETTING
-from stagetrain.setting import CompressionSetting
+from stagetrain.schedules.setting import CompressionSetting
 from vlmpress.data import DataError, Record, write_records
 
 MakeModel = Callable[..., Any]

@@ -8,7 +8,7 @@ from transformers import LlavaConfig
 import vlmpress.cli
 from stagetrain import StageTrainError, plan_schedule
 from stagetrain.cli import app
-from stagetrain.schedule_plot import schedule_figure
+from stagetrain.schedules.schedule_plot import schedule_figure
 
 
 def call(*arguments: object) -> int:

@@ -3,7 +3,7 @@ import torch
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from stagetrain.errors import FeatureCacheError
-from stagetrain.feature_cache import cache_vision_features
+from stagetrain.loop.feature_cache import cache_vision_features
 
 PLENTY = 1 << 30
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from stagetrain import ImageGroups, Sample, SingleRecords, draw_questions
 from stagetrain.errors import SampleError
-from stagetrain.groups import measure
+from stagetrain.samples.groups import measure
 from vlmpress.data import Record, RecordFile, Turn, open_records, write_records
 
 A, B = Path("a.png"), Path("b.png")

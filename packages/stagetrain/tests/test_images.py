@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from stagetrain.errors import ImageUnreadableError
-from stagetrain.images import read_image
+from stagetrain.samples.images import read_image
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I"])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stagetrain import masks, pooling
+from stagetrain.attaching import masks, pooling
 from stagetrain.errors import PoolingUnsupportedError
 from stagetrain.families import UnitGroup
 

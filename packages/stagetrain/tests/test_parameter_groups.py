@@ -1,7 +1,7 @@
 import pytest
 
 from stagetrain.errors import ScheduleError
-from stagetrain.parameter_groups import check_selectors, group_of, selects
+from stagetrain.loop.parameter_groups import check_selectors, group_of, selects
 
 NAMES = {
     "model.vision_tower.encoder.layers.0.mlp.fc1.weight": "vision",

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stagetrain import pooling
+from stagetrain.attaching import pooling
 from stagetrain.compressors import DROPPED
 from stagetrain.errors import PoolingUnsupportedError
 from stagetrain.families import UnitGroup

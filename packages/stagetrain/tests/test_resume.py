@@ -18,11 +18,11 @@ from stagetrain import (
     Schedule,
     Stage,
     TrainResult,
-    checkpoints,
     named_schedule,
     train,
 )
 from stagetrain.errors import CheckpointError
+from stagetrain.loop import checkpoints
 from vlmpress.data import Record
 
 Make = Callable[..., Any]

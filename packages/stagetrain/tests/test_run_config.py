@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from stagetrain import CompressionSetting, Stage
-from stagetrain.config_file import preset_names
 from stagetrain.errors import ConfigError
-from stagetrain.run_config import RunConfig, read_run_config
+from stagetrain.runs.config_file import preset_names
+from stagetrain.runs.run_config import RunConfig, read_run_config
 
 WHOLE = """\
 model: models/vlm

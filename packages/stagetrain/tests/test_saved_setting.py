@@ -8,9 +8,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from stagetrain import CompressionSetting, attach
-from stagetrain.compressors import COMPRESSORS
-from stagetrain.errors import CompressionError
-from stagetrain.saved_setting import (
+from stagetrain.attaching.saved_setting import (
     SETTING,
     WEIGHTS,
     load_compression,
@@ -18,6 +16,8 @@ from stagetrain.saved_setting import (
     save_compression,
     saved_setting,
 )
+from stagetrain.compressors import COMPRESSORS
+from stagetrain.errors import CompressionError
 
 MakeModel = Callable[..., Any]
 IMAGE = 3

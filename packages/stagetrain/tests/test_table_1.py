@@ -12,8 +12,8 @@ from stagetrain import (
     schedule_costs,
     visual_token_count,
 )
-from stagetrain.costs import PAPER_SHAPE, PAPER_TEXT_TOKENS, prefill_tflops
 from stagetrain.errors import ScheduleError
+from stagetrain.schedules.costs import PAPER_SHAPE, PAPER_TEXT_TOKENS, prefill_tflops
 
 LAYERS, TOKENS = 32, 576
 

@@ -8,8 +8,8 @@ import vlmpress.cli
 from stagetrain import CompressionSetting, Schedule, Stage, named_schedule
 from stagetrain.cli_bench import bench
 from stagetrain.errors import ConfigError, FeatureCacheError, StageTrainError
-from stagetrain.synthetic import SyntheticShape, synthetic_batch, synthetic_llava
-from stagetrain.wall_clock import Round, StepTime, summarize, time_schedule
+from stagetrain.timing.synthetic import SyntheticShape, synthetic_batch, synthetic_llava
+from stagetrain.timing.wall_clock import Round, StepTime, summarize, time_schedule
 
 SHAPE = SyntheticShape(num_layers=3, num_visual_tokens=16, num_text_tokens=6, batch=2, hidden_size=16, num_heads=2)
 

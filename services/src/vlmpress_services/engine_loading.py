@@ -5,7 +5,7 @@ from pathlib import Path
 from edgevlm.engine import Engine
 from vlmpress_services.errors import ExtraMissingError
 
-# As stagetrain.saved_setting names it; whether it is there must be known without stagetrain too.
+# As stagetrain.attaching.saved_setting names it; whether it is there must be known without stagetrain too.
 COMPRESSION_FILE = "visual_compression.json"
 
 
@@ -19,7 +19,7 @@ def load_engine(directory: Path) -> Engine:
     if not (directory / COMPRESSION_FILE).exists():
         return Engine.load(directory)
     try:
-        from stagetrain.saved_setting import load_compression
+        from stagetrain.attaching.saved_setting import load_compression
     except ImportError as error:
         raise ExtraMissingError(
             f"{directory}: {COMPRESSION_FILE}: expected stagetrain installed, which compresses as the model was trained"

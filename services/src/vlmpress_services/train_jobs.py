@@ -1,6 +1,7 @@
 """TrainJob: what can be refused before there is a job, and the work itself."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ def check_train(job: pb.TrainJob, store: LocalStore) -> None:
         if (model.path / name).exists():
             raise InvalidRequestError(f"model: expected one without {what}, got {name}")
     for field, value, most in (
-        ("num_workers", job.num_workers, MAX_WORKERS),
+        ("num_workers", job.num_workers, _most_workers()),
         ("seed", job.seed, MAX_SEED),
         ("settings_yaml: characters", len(job.settings_yaml), MAX_SETTINGS_CHARS),
         ("schedule: stages", len(job.schedule.stages), MAX_STAGES),
@@ -72,6 +73,11 @@ def do_train(job: pb.TrainJob, store: LocalStore, report: Report) -> str:
     return _publish(job, store, (model, dataset), folder, outcome)
 
 
+def _most_workers() -> int:
+    # A cluster of the server's own has one core for each worker, or two on a machine with one.
+    return MAX_WORKERS if os.environ.get("RAY_ADDRESS") else max(2, os.cpu_count() or 1)
+
+
 @contextmanager
 def _stagetrain_installed() -> Iterator[None]:
     try:
@@ -88,24 +94,18 @@ def _run_digest(job: pb.TrainJob, model: Artifact, dataset: Artifact) -> str:
     same.CopyFrom(job)
     same.model, same.dataset = model.digest, dataset.digest
     same.num_workers = max(1, job.num_workers)
-    return digest_bytes(json_format.MessageToJson(same, sort_keys=True).encode())
+    # Another version may not go on from what an earlier one wrote.
+    key = json_format.MessageToJson(same, sort_keys=True) + version("vlmpress-stagetrain")
+    return digest_bytes(key.encode())
 
 
 def _run(plan: "RunPlan", num_workers: int, on_progress: OnReport) -> "Outcome":
-    import torch
-
     from vlmpress_services.train_work import run_plan
     from vlmpress_services.workers.opening import open_runner
 
-    alone = num_workers < 2
     # Checkpoints and workers' notes lie in one folder, so that one removal ends both.
-    group = WorkerGroup(
-        num_workers=max(1, num_workers),
-        storage=plan.folder,
-        name="ray",
-        use_gpu=not alone and torch.cuda.device_count() >= num_workers,
-    )
-    with open_runner("local" if alone else "ray") as runner:
+    group = WorkerGroup(num_workers=max(1, num_workers), storage=plan.folder, name="ray")
+    with open_runner("ray" if num_workers > 1 else "local") as runner:
         outcome: Outcome = runner.train(run_plan, plan, group=group, on_progress=on_progress)
     return outcome
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from stagetrain.config_file import KeyPath, Places, read_settings
 from stagetrain.errors import StageTrainError
-from stagetrain.loading import load_model_config
-from stagetrain.run_config import RunConfig, read_run_config
-from stagetrain.schemes import SCHEMES
+from stagetrain.runs.config_file import KeyPath, Places, read_settings
+from stagetrain.runs.loading import load_model_config
+from stagetrain.runs.run_config import RunConfig, read_run_config
+from stagetrain.schedules.schemes import SCHEMES
 from stagetrain.wire import schedule_from_proto
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress.stagetrain.v1 import stagetrain_pb2

@@ -10,9 +10,9 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from stagetrain import Schedule, StageTrainError, TrainResult, train
-from stagetrain.costs import PAPER_VISUAL_TOKENS
-from stagetrain.running import PreparedRun, prepare
-from stagetrain.saved_setting import save_compression
+from stagetrain.attaching.saved_setting import save_compression
+from stagetrain.runs.running import PreparedRun, prepare
+from stagetrain.schedules.costs import PAPER_VISUAL_TOKENS
 from vlmpress_services.errors import ServicesError
 from vlmpress_services.train_progress import StepReport, StepReporter
 from vlmpress_services.train_settings import RunPlan, config_of, request_error

@@ -1,4 +1,4 @@
-"""One point of memory against CR, in a process of its own: python memory_point.py LAYER.STRIDE CHECKPOINTING.
+"""One point of memory against CR, in a process of its own: python memory_point.py LAYERS POINT CHECKPOINTING.
 
 Linux only: the kernel's count of the peak is set back before the steps that are measured.
 """
@@ -8,22 +8,21 @@ import json
 import sys
 from pathlib import Path
 
-NUM_LAYERS = 8
-POINTS = ("off", "4.8", "1.2", "2.8", "1.8", "1.64")
-"""No compression, or layer and stride."""
+POINTS = {8: ("off", "4.8", "1.2", "2.8", "1.8", "1.64"), 32: ("off", "16.8", "2.2", "2.8", "2.64")}
+"""By decoder layers: no compression, or layer and stride."""
 
 
 def main() -> None:
     import torch
 
     from stagetrain import CompressionSetting, compression_ratio_percent
-    from stagetrain.feature_cache import cache_vision_features
-    from stagetrain.synthetic import SyntheticShape, synthetic_batch, synthetic_llava
-    from stagetrain.wall_clock import FEATURE_BYTES, StepTimer
+    from stagetrain.loop.feature_cache import cache_vision_features
+    from stagetrain.timing.synthetic import SyntheticShape, synthetic_batch, synthetic_llava
+    from stagetrain.timing.wall_clock import FEATURE_BYTES, StepTimer
 
     torch.set_num_threads(1)
-    point, checkpointing = sys.argv[1], sys.argv[2] == "1"
-    shape = SyntheticShape(num_layers=NUM_LAYERS)
+    num_layers, point, checkpointing = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "1"
+    shape = SyntheticShape(num_layers=num_layers)
     model, batch = synthetic_llava(shape), synthetic_batch(shape)
     if checkpointing:
         model.gradient_checkpointing_enable()
@@ -42,7 +41,7 @@ def main() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         steps = [timer.step() for _ in range(2)]
         peak = _status("VmHWM")
-    ratio = compression_ratio_percent(NUM_LAYERS, shape.num_visual_tokens, setting)
+    ratio = compression_ratio_percent(num_layers, shape.num_visual_tokens, setting)
     row = {"cr_percent": ratio, "before_bytes": before, "peak_bytes": peak, "step_cpu_s": min(s.cpu_s for s in steps)}
     print(json.dumps(row))
 

@@ -10,9 +10,9 @@ from llavolta.cells import Row
 from transformers import DynamicCache
 
 from stagetrain import CompressionSetting, attach
-from stagetrain.feature_cache import cache_vision_features
-from stagetrain.synthetic import SyntheticShape, synthetic_batch, synthetic_llava
-from stagetrain.wall_clock import FEATURE_BYTES
+from stagetrain.loop.feature_cache import cache_vision_features
+from stagetrain.timing.synthetic import SyntheticShape, synthetic_batch, synthetic_llava
+from stagetrain.timing.wall_clock import FEATURE_BYTES
 
 NUM_ROUNDS = 7
 

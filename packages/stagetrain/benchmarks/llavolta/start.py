@@ -12,11 +12,11 @@ from llavolta.fitting import fit
 from llavolta.questions import Questions
 from llavolta.recipe import Recipe
 from llavolta.tiny import Shape, build_model, build_processor
-from llavolta.tower import open_answers, train_tower
+from llavolta.tower import question_tasks, train_tower
 
 from stagetrain import ConversationCollator, ImageGroups, named_schedule
-from stagetrain.feature_cache import cache_vision_features
-from stagetrain.images import read_image
+from stagetrain.loop.feature_cache import cache_vision_features
+from stagetrain.samples.images import read_image
 
 MEMORY_BYTES = 1 << 30
 
@@ -35,7 +35,8 @@ def make_start(directory: Path, questions: Questions, recipe: Recipe, seed: int)
     if recipe.start_steps:
         collator = ConversationCollator(processor, recipe.questions, seed=seed)
         plain = named_schedule("plain", recipe.num_layers)
-        run = {"seed": seed, "num_steps": recipe.start_steps, "batch": recipe.images}
+        # Runs must not begin with the very batches that this one began with.
+        run = {"seed": 1000 + seed, "num_steps": recipe.start_steps, "batch": recipe.images}
         with cache_vision_features(model, MEMORY_BYTES):
             report |= fit(model, groups, collator, plain, recipe, **run, decays=False)[1]
     draft = directory.with_name(f".{directory.name}.tmp")
@@ -48,8 +49,6 @@ def make_start(directory: Path, questions: Questions, recipe: Recipe, seed: int)
 
 
 def _pretrain(tower: Any, groups: ImageGroups, processor: Any, recipe: Recipe, seed: int) -> float:
-    answers = open_answers(groups)
-    known = answers.sum(1).nonzero()[:, 0].tolist()
-    images = [read_image(groups[index].images[0]) for index in known]
+    images = [read_image(group.images[0]) for group in groups]
     pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-    return train_tower(tower, pixels, answers[known], recipe.tower_steps, seed)
+    return train_tower(tower, pixels, question_tasks(groups), recipe.tower_steps, seed)

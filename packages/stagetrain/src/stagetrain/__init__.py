@@ -1,9 +1,14 @@
 """Training with visual tokens pooled inside the LLM, stage by stage (LLaVolta)."""
 
-from stagetrain.attachment import Attachment, attach
-from stagetrain.batches import Batches
-from stagetrain.conversations import ConversationCollator
-from stagetrain.costs import (
+from stagetrain.attaching.attachment import Attachment, attach
+from stagetrain.errors import StageTrainError
+from stagetrain.loop.learning_rates import LearningRateCurve
+from stagetrain.loop.trainer import StageTrainer
+from stagetrain.loop.training import TrainResult, train
+from stagetrain.samples.batches import Batches
+from stagetrain.samples.conversations import ConversationCollator
+from stagetrain.samples.groups import ImageGroups, Sample, SingleRecords, draw_questions
+from stagetrain.schedules.costs import (
     AverageCost,
     DecoderShape,
     StageCost,
@@ -13,11 +18,8 @@ from stagetrain.costs import (
     schedule_costs,
     visual_token_count,
 )
-from stagetrain.errors import StageTrainError
-from stagetrain.groups import ImageGroups, Sample, SingleRecords, draw_questions
-from stagetrain.learning_rates import LearningRateCurve
-from stagetrain.schedule import Schedule, Stage
-from stagetrain.schemes import (
+from stagetrain.schedules.schedule import Schedule, Stage
+from stagetrain.schedules.schemes import (
     SCHEMES,
     TABLE_1,
     always_compressed,
@@ -25,9 +27,7 @@ from stagetrain.schemes import (
     edge_schedule,
     named_schedule,
 )
-from stagetrain.setting import CompressionSetting
-from stagetrain.trainer import StageTrainer
-from stagetrain.training import TrainResult, train
+from stagetrain.schedules.setting import CompressionSetting
 
 __all__ = [
     "SCHEMES",

@@ -60,7 +60,7 @@ def assess(
             on_progress=bar.update,
         )
     if plot is not None:
-        from stagetrain.assess_plot import assessment_figure
+        from stagetrain.assessing.plot import assessment_figure
 
         save_figure(assessment_figure(assessment), plot)
     if as_json:
@@ -75,9 +75,9 @@ def _settings(
 ) -> tuple[Any, ...]:
     """Every setting to ask under: what the model was trained to keep, if anything, belongs to them."""
     from stagetrain.assessing import sweep_settings
+    from stagetrain.attaching.saved_setting import saved_setting
     from stagetrain.compressors import compressor_named
     from stagetrain.families import family_of
-    from stagetrain.saved_setting import saved_setting
 
     most = family_of(model).most_tokens(model)
     layers = layers or _default_layers(model.config.get_text_config().num_hidden_layers)

@@ -26,12 +26,12 @@ def bench(
     """Times a staged run against a plain one of as many steps, step by step in turn; features are cached."""
     import torch
 
-    from stagetrain.schemes import named_schedule
-    from stagetrain.wall_clock import summarize, time_schedule
+    from stagetrain.schedules.schemes import named_schedule
+    from stagetrain.timing.wall_clock import summarize, time_schedule
 
     torch.set_num_threads(threads)
     if model is None:
-        from stagetrain.synthetic import SyntheticShape, synthetic_batch, synthetic_llava
+        from stagetrain.timing.synthetic import SyntheticShape, synthetic_batch, synthetic_llava
 
         shape = SyntheticShape(
             num_layers=layers, num_visual_tokens=tokens, num_text_tokens=text, batch=batch, hidden_size=hidden
@@ -63,7 +63,7 @@ def _from_directory(directory: Path, batch: int, num_text: int) -> tuple[Any, An
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils.logging import disable_progress_bar
 
-    from stagetrain.feature_cache import vision_tower
+    from stagetrain.loop.feature_cache import vision_tower
     from vlmpress.artifact import ArtifactError, import_model_code
 
     disable_progress_bar()

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from stagetrain.costs import DecoderShape, StageCost, average_cost, schedule_costs
 from stagetrain.errors import ConfigError
 from stagetrain.figures import check_format, save_figure
-from stagetrain.schedule_plot import schedule_figure
-from stagetrain.schemes import PLAIN, TABLE_1, named_schedule
+from stagetrain.schedules.costs import DecoderShape, StageCost, average_cost, schedule_costs
+from stagetrain.schedules.schedule_plot import schedule_figure
+from stagetrain.schedules.schemes import PLAIN, TABLE_1, named_schedule
 
 _LAYERS, _TOKENS = 32, 576
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stagetrain.config_file import preset_names
+from stagetrain.runs.config_file import preset_names
 from vlmpress.cli import progress
 
 if TYPE_CHECKING:
-    from stagetrain.running import PreparedRun
+    from stagetrain.runs.running import PreparedRun
 
 _LOSSES_AT_THE_END = 20
 
@@ -23,11 +23,11 @@ def train(
 ) -> None:
     """Trains a model in stages, as a file says."""
     # Checked before a model is loaded, so that a typing error shows at once.
-    from stagetrain.run_config import read_run_config
+    from stagetrain.runs.run_config import read_run_config
 
     settings = read_run_config(config, overrides or [])
-    from stagetrain.checkpoints import list_checkpoints
-    from stagetrain.running import execute, prepare
+    from stagetrain.loop.checkpoints import list_checkpoints
+    from stagetrain.runs.running import execute, prepare
 
     run = prepare(settings)
     first = int(os.environ.get("RANK", "0")) == 0

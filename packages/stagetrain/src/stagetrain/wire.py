@@ -1,10 +1,10 @@
 """Stages, schedules and costs as messages of vlmpress.stagetrain.v1."""
 
 from stagetrain.compressors.average import AveragePool
-from stagetrain.costs import StageCost
 from stagetrain.errors import ScheduleError
-from stagetrain.schedule import Schedule, Stage
-from stagetrain.setting import CompressionSetting
+from stagetrain.schedules.costs import StageCost
+from stagetrain.schedules.schedule import Schedule, Stage
+from stagetrain.schedules.setting import CompressionSetting
 from vlmpress.stagetrain.v1 import stagetrain_pb2 as pb
 
 

@@ -8,7 +8,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from stagetrain import CompressionSetting, attach
-from stagetrain.cache_layer import CompressedLayer
+from stagetrain.attaching.cache_layer import CompressedLayer
 from stagetrain.errors import PoolingUnsupportedError
 
 GENERATE = {"do_sample": False, "max_new_tokens": 4, "suppress_tokens": [3, 4]}

@@ -19,7 +19,7 @@ from stagetrain import (
     named_schedule,
     train,
 )
-from stagetrain.learning_rates import CurveKind
+from stagetrain.loop.learning_rates import CurveKind
 from tokenreduce import attach, calibrate, detach, features_of
 from tokenreduce.wire import policy_from_proto, policy_to_proto
 from vlmpress.artifact import Artifact, write_policy

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -43,7 +44,7 @@ def train_on_workers(function: Callable[..., Any], *arguments: Any, group: Worke
         Exception: What the function raised on purpose on any worker, as if it had been called here.
     """
     with ray_cluster(max(os.cpu_count() or 1, group.num_workers * group.cpus_per_worker)):
-        _check_resources(group)
+        group = _placed(group)
         watch = Watch(on_progress)
         trainer: Any = _trainer(function, arguments, group, watch.board)
         ended = _in_thread(lambda: trainer.fit().return_value)
@@ -110,7 +111,7 @@ def _trainer(function: Callable[..., Any], arguments: tuple[Any, ...], group: Wo
         _on_worker,
         train_loop_config={"function": function, "arguments": arguments, "group": group, "board": board},
         scaling_config=ScalingConfig(
-            num_workers=group.num_workers, use_gpu=group.use_gpu, resources_per_worker=_resources(group)
+            num_workers=group.num_workers, use_gpu=bool(group.use_gpu), resources_per_worker=_resources(group)
         ),
         run_config=run_config,
     )
@@ -120,14 +121,17 @@ def _resources(group: WorkerGroup) -> dict[str, float]:
     return {"CPU": float(group.cpus_per_worker), **({"GPU": 1.0} if group.use_gpu else {})}
 
 
-def _check_resources(group: WorkerGroup) -> None:
-    """Ray would wait for ever for what the cluster does not have."""
+def _placed(group: WorkerGroup) -> WorkerGroup:
+    """The group as this cluster can hold it; Ray would wait for ever for what the cluster does not have."""
     there = ray.cluster_resources()
+    if group.use_gpu is None:
+        group = replace(group, use_gpu=there.get("GPU", 0) >= group.num_workers)
     for name, each in _resources(group).items():
         if there.get(name, 0) < group.num_workers * each:
             raise InvalidRequestError(
                 f"num_workers: expected a cluster of {group.num_workers * each:g} {name}, got {there.get(name, 0):g}"
             )
+    return group
 
 
 def _in_thread(work: Callable[[], Any]) -> "Future[Any]":

@@ -19,7 +19,7 @@ class WorkerGroup:
         storage: Folder that every worker can reach; the run's lock and Ray's notes on it lie there.
         name: Of the run.
         max_failures: How often the workers are started again after one of them died.
-        use_gpu: One GPU each.
+        use_gpu: One GPU each; None: if the cluster has that many.
         cpus_per_worker: Cores and torch threads of each.
 
     Raises:
@@ -30,7 +30,7 @@ class WorkerGroup:
     storage: Path
     name: str
     max_failures: int = 3
-    use_gpu: bool = False
+    use_gpu: bool | None = None
     cpus_per_worker: int = 1
 
     def __post_init__(self) -> None:

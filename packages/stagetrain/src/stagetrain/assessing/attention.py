@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from stagetrain.attention_probe import mean_attention
+from stagetrain.attaching.attention_probe import mean_attention
 
 KINDS = ("visual", "system", "rest")
 """Visual tokens; text before the first of them; everything else, the asking token itself included."""

@@ -7,7 +7,7 @@ import torch
 
 from stagetrain.assessing.questions import Question
 from stagetrain.errors import TemplateError
-from stagetrain.images import read_image
+from stagetrain.samples.images import read_image
 from vlmpress.data import IMAGE_MARK, chat_messages
 
 

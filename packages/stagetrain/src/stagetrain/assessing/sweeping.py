@@ -11,11 +11,11 @@ from stagetrain.assessing.attention import AttentionMeter, LayerAttention
 from stagetrain.assessing.prompting import encode
 from stagetrain.assessing.questions import Question
 from stagetrain.assessing.scoring import Score, Tally
-from stagetrain.attachment import attach
+from stagetrain.attaching.attachment import attach
 from stagetrain.compressors import compressor_named
 from stagetrain.errors import ConfigError, SampleError
 from stagetrain.families import Layout, family_of
-from stagetrain.setting import CompressionSetting
+from stagetrain.schedules.setting import CompressionSetting
 
 _SPARE_TOKENS = 2
 

@@ -4,7 +4,7 @@ Shape legend: U units, L visual tokens of a unit, D features, N slots of a unit.
 
 A unit is what is compressed on its own: an image, a tile of one, or a frame of a video. A compressor
 only says which tokens share a slot; states, positions, masks and labels follow from that in the same
-way for all compressors (`stagetrain.pooling`).
+way for all compressors (`stagetrain.attaching.pooling`).
 """
 
 import math

@@ -1,0 +1,1 @@
+"""The training loop: stages on Trainer, checkpoints, what a step is made of."""

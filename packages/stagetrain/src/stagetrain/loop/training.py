@@ -1,0 +1,168 @@
+"""Staged training: the one function that commands, the pipeline and workers call."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+from stagetrain.attaching.attachment import Attachment, attach
+from stagetrain.errors import ConfigError
+from stagetrain.loop import checkpoints
+from stagetrain.loop.feeding import RunLength
+from stagetrain.loop.learning_rates import LearningRateCurve
+from stagetrain.loop.parameter_groups import check_selectors, selects
+from stagetrain.loop.staging import Progress, StageEntry, borrowed, unadapted
+from stagetrain.loop.trainer import MAX_SKIPPED, StageTrainer
+from stagetrain.samples.batches import Batches, BatchMaker
+from stagetrain.samples.groups import Sample
+from stagetrain.samples.ordering import OrderName
+from stagetrain.schedules.costs import PAPER_VISUAL_TOKENS
+from stagetrain.schedules.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a run did.
+
+    Attributes:
+        losses: Loss of every optimizer step since the run's beginning, before a resume too.
+        num_steps: Optimizer steps done in all.
+        resumed_from_step: Step of the checkpoint this call went on from; None: from the start.
+        stages: Stages this call entered.
+        skipped: A message for each sample left out since the run's beginning.
+        tokens_per_second: Of each stage in this call, all ranks together; None for a stage it had no step of.
+        attachment: In force on the model, where the last stage compresses: it goes on doing so, and
+            `save_compression` writes what it needs.
+    """
+
+    losses: tuple[float, ...]
+    num_steps: int
+    resumed_from_step: int | None
+    stages: tuple[StageEntry, ...]
+    skipped: tuple[str, ...]
+    tokens_per_second: tuple[float | None, ...]
+    attachment: Attachment | None
+
+
+def train(
+    model: Any,
+    samples: Sequence[Sample],
+    collator: BatchMaker,
+    schedule: Schedule,
+    args: TrainingArguments,
+    *,
+    curve: LearningRateCurve | None = None,
+    freeze: Sequence[str] = (),
+    order: OrderName = "shuffled",
+    eval_samples: Sequence[Sample] | None = None,
+    eval_compression: str = "stage",
+    num_visual_tokens: int = PAPER_VISUAL_TOKENS,
+    max_skipped: int = MAX_SKIPPED,
+    processor: Any = None,
+    resume_from_checkpoint: str | bool | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    on_progress: Progress | None = None,
+) -> TrainResult:
+    """Trains `model` in place through the stages of `schedule`.
+
+    Data, dropout, stage and learning rate are functions of (seed, step) alone, so a run that was
+    killed and called again with the same arguments ends with the weights of one that was not.
+
+    Args:
+        model: A Hugging Face model that accepts the collator's batches and returns a loss.
+        samples: What to train on, for example `ImageGroups`.
+        collator: Draws from a sample and makes batches, for example `ConversationCollator`.
+        schedule: Stages.
+        args: Trainer's settings; a batch has `per_device_train_batch_size` samples.
+        curve: Learning rates instead of `lr_scheduler_type`'s.
+        freeze: Groups or prefixes of names of parameters that no stage trains.
+        order: Of the samples; see `order_samples`.
+        eval_samples: What to evaluate on when `eval_strategy` says so.
+        eval_compression: "stage" or "none".
+        num_visual_tokens: Of an image, for the share of visual tokens in the logs.
+        max_skipped: Samples left out in the whole run before it stops.
+        processor: Saved with every checkpoint.
+        resume_from_checkpoint: A checkpoint; True: the newest whole one in `output_dir`; False: start again; None: as
+            True if checkpoints are saved and there is one.
+        callbacks: More of Trainer's callbacks.
+        on_progress: Called after each step with (steps done, steps in all, a note).
+
+    Raises:
+        ConfigError: There is nothing to train on, or a setting is not possible.
+        PoolingUnsupportedError: A stage compresses and the model's decoder cannot.
+        ScheduleError: A stage would train nothing.
+        CheckpointError: The checkpoint found is damaged or of a run with other settings.
+        DivergedError: The loss is not finite.
+        TooManySkippedError: More samples were left out than `max_skipped`.
+    """
+    if not samples:
+        raise ConfigError("training: expected at least one sample, got none")
+    attachment = attach(unadapted(model)) if schedule.compresses else None
+    kept = None
+    try:
+        with borrowed(model):
+            _freeze(model, freeze)
+            trainer = StageTrainer(
+                model,
+                args,
+                schedule,
+                _batches(samples, collator, args, order),
+                num_samples=len(samples),
+                attachment=attachment,
+                curve=curve,
+                eval_dataset=None if eval_samples is None else _eval_batches(eval_samples, collator, args),
+                eval_compression=eval_compression,
+                num_visual_tokens=num_visual_tokens,
+                max_skipped=max_skipped,
+                identity={"order": order},
+                processing_class=processor,
+                callbacks=list(callbacks),
+            )
+            if on_progress is not None:
+                trainer.stage_callback.on_progress = on_progress
+                trainer.remove_callback(ProgressCallback)
+            trainer.remove_callback(PrinterCallback)
+            resume = _resume(args, resume_from_checkpoint)
+            trainer.train(resume_from_checkpoint=resume)
+        if schedule.kept_compression is not None:
+            kept = attachment
+    finally:
+        if attachment is not None and kept is None:
+            attachment.detach()
+    return TrainResult(
+        losses=tuple(trainer.losses),
+        num_steps=trainer.state.global_step,
+        resumed_from_step=trainer.resumed_from_step,
+        stages=tuple(trainer.switch.log),
+        skipped=tuple(trainer.skipped),
+        tokens_per_second=trainer.throughput.by_stage(),
+        attachment=kept,
+    )
+
+
+def _freeze(model: Any, selectors: Sequence[str]) -> None:
+    check_selectors(selectors, [name for name, _ in model.named_parameters()], "freeze")
+    for name, parameter in model.named_parameters():
+        if selects(selectors, name):
+            parameter.requires_grad_(False)
+
+
+def _batches(samples: Sequence[Sample], collator: BatchMaker, args: TrainingArguments, order: OrderName) -> Batches:
+    num_batches = RunLength.of(args, len(samples)).num_steps * args.gradient_accumulation_steps * args.world_size
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return Batches(samples, collator, args.per_device_train_batch_size, num_batches, seed, order)
+
+
+def _eval_batches(samples: Sequence[Sample], collator: BatchMaker, args: TrainingArguments) -> Batches:
+    size = min(args.per_device_eval_batch_size, len(samples))
+    return Batches(samples, collator, size, -(-len(samples) // size), args.seed)
+
+
+def _resume(args: TrainingArguments, wanted: str | bool | None) -> str | bool | None:
+    if wanted is not None:
+        return wanted
+    saves = args.save_strategy != SaveStrategy.NO
+    return saves and bool(checkpoints.list_checkpoints(Path(str(args.output_dir))))

@@ -1,0 +1,133 @@
+"""Models, processors and samples as a run's configuration names them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from stagetrain.errors import ConfigError
+from stagetrain.runs.run_config import DataConfig, RunConfig
+from stagetrain.samples.groups import ImageGroups, Sample, SingleRecords
+from stagetrain.samples.placeholders import ImageEncoder
+from vlmpress.artifact import ArtifactError, import_model_code
+from vlmpress.data import Record, load_records, open_records
+
+_FAULTS = (ArtifactError, OSError, ValueError, KeyError)
+
+
+@dataclass(frozen=True, slots=True)
+class NoImages:
+    """An image processor that says it makes nothing."""
+
+    model_input_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextProcessor:
+    """A tokenizer where a processor is expected, for models without images."""
+
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: NoImages = NoImages()
+    image_token: str = "<image>"
+    image_token_id: int = -1
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """As a processor's."""
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_model_config(config: RunConfig) -> Any:
+    """The model's configuration; registers what a distribution offers for its type.
+
+    Raises:
+        ConfigError: There is no such model.
+    """
+    directory = Path(config.model)
+    try:
+        if directory.exists():
+            import_model_code(directory)
+        return AutoConfig.from_pretrained(config.model)
+    except _FAULTS as error:
+        raise config.places.error(("model",), f"expected a model directory, got {_line(error)}") from error
+
+
+def load_model(config: RunConfig, model_config: Any) -> Any:
+    """The model, of the Auto class that knows its configuration.
+
+    Raises:
+        ConfigError: It does not load, or is not there in whole.
+    """
+    # Image models have a language model's class too, which would leave the images out.
+    auto: Any = AutoModelForImageTextToText if sees_images(model_config) else AutoModelForCausalLM
+    try:
+        model, report = auto.from_pretrained(config.model, dtype=config.dtype, output_loading_info=True)
+    except _FAULTS as error:
+        raise config.places.error(("model",), f"expected a model to train, got {_line(error)}") from error
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise config.places.error(("model",), f"expected all weights, got none for {missing}")
+    return model
+
+
+def sees_images(model_config: Any) -> bool:
+    """Whether it is of a model for images and text."""
+    return type(model_config) in AutoModelForImageTextToText._model_mapping
+
+
+def load_processor(config: RunConfig, model_config: Any) -> Any:
+    """The model's processor, or a stand-in around its tokenizer for a model of text.
+
+    Raises:
+        ConfigError: It does not load.
+    """
+    name = config.processor or config.model
+    try:
+        if sees_images(model_config):
+            return AutoProcessor.from_pretrained(name)
+        return TextProcessor(AutoTokenizer.from_pretrained(name))
+    except _FAULTS as error:
+        key = "processor" if config.processor else "model"
+        raise config.places.error((key,), f"expected a processor, got {_line(error)}") from error
+
+
+def load_samples(data: DataConfig) -> Sequence[Sample]:
+    """The samples of a file.
+
+    Raises:
+        DataError: The file is not what it should be.
+        ConfigError: No record is left.
+    """
+    if data.group_by_image:
+        records: Sequence[Record] = load_records(data.records, data.images, split=data.split)
+        if data.split is None:
+            records = [record for record in records if record.split != "test"]
+    else:
+        records = open_records(data.records, data.images, split=data.split)
+        if data.split is None and any(record.split is not None for record in records[:1]):
+            records = open_records(data.records, data.images, split="train")
+    if not len(records):
+        raise ConfigError(f"{data.records}: expected records to train on, got none of split {data.split or 'train'}")
+    return ImageGroups(records) if data.group_by_image else SingleRecords(records)
+
+
+def tokens_of_an_image(processor: Any, samples: Sequence[Sample]) -> int | None:
+    """Visual tokens of the first image found; None without images."""
+    for index in range(len(samples)):
+        images = samples[index].images
+        if images:
+            encoded = ImageEncoder(processor, 0).encode(images[:1])[0]
+            return list(encoded.tokens).count(int(processor.image_token_id))
+    return None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

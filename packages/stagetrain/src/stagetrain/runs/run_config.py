@@ -1,0 +1,199 @@
+"""What `stagetrain train` does: a YAML file or a preset read into frozen dataclasses."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from transformers import TrainingArguments
+
+from stagetrain.errors import ScheduleError, StageTrainError
+from stagetrain.loop.trainer import MAX_SKIPPED
+from stagetrain.runs.config_file import KeyPath, Places, read_settings
+from stagetrain.runs.typed_values import read_dataclass, read_mapping, read_value
+from stagetrain.samples.conversations import ConversationCollator
+from stagetrain.samples.ordering import OrderName
+from stagetrain.schedules.schedule import Schedule, Stage
+from stagetrain.schedules.schemes import SCHEMES, named_schedule
+from stagetrain.schedules.setting import CompressionSetting
+
+_OWN_TRAINING = ("output_dir", "remove_unused_columns", "resume_from_checkpoint", "auto_find_batch_size")
+_OWN_COLLATOR = ("self", "processor", "seed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Records to read.
+
+    Attributes:
+        records: LLaVA JSON or JSONL, or JSONL {image, question, answer}.
+        images: Folder that image paths are relative to; by default the file's.
+        split: Records of this split alone; null: all but those of "test".
+        order: Of the samples: "shuffled", "length" or "modality_length".
+        group_by_image: Records of an image are one sample, whose questions share a packed row; reads all records.
+    """
+
+    records: Path
+    images: Path | None = None
+    split: str | None = None
+    order: OrderName = "shuffled"
+    group_by_image: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageConfig:
+    """A stage as a file writes it; see `Stage` and `CompressionSetting`. Without layer and stride: no compression."""
+
+    fraction: float
+    compressor: str | None = None
+    layer: int | None = None
+    stride: int | None = None
+    trainable: tuple[str, ...] = ()
+    learning_rate_scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """A training run; paths are relative to the current folder.
+
+    Attributes:
+        model: Directory of a model (save_pretrained), or a name that `from_pretrained` knows.
+        processor: Of its processor; by default the model's.
+        out: Directory to write; must not exist.
+        data: What to train on.
+        evaluation: What to evaluate on when `training.eval_strategy` says so.
+        eval_compression: Evaluate compressed as the stage, or not at all.
+        collator: Arguments of `ConversationCollator`.
+        schedule: Name of a scheme, or stages.
+        training: Fields of `TrainingArguments`.
+        dtype: Of the weights in training.
+        max_skipped: Samples left out in the whole run before it stops.
+        freeze: Groups ("vision", "connectors", "language") or prefixes of names of parameters that never train.
+        checkpoints: Folder of checkpoints and logs, to go on from; by default beside `out`.
+        places: Where the values stand.
+    """
+
+    model: str
+    out: Path
+    data: DataConfig
+    processor: str | None = None
+    evaluation: DataConfig | None = None
+    eval_compression: Literal["stage", "none"] = "stage"
+    collator: dict[str, Any] = field(default_factory=dict)
+    schedule: str | dict[str, Any] = "plain"
+    training: dict[str, Any] = field(default_factory=dict)
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    max_skipped: int = MAX_SKIPPED
+    freeze: tuple[str, ...] = ()
+    checkpoints: Path | None = None
+    places: Places = field(default_factory=lambda: Places("configuration"), metadata={"key": False}, compare=False)
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Folder of checkpoints and logs."""
+        return self.checkpoints or self.out.with_name(f"{self.out.name}-checkpoints")
+
+    def training_arguments(self) -> TrainingArguments:
+        """Trainer's settings.
+
+        Raises:
+            ConfigError: They do not go together.
+        """
+        try:
+            return TrainingArguments(output_dir=str(self.checkpoint_dir), **{"report_to": [], **self.training})
+        except (ValueError, TypeError, ImportError) as error:
+            raise self.places.error(("training",), f"expected settings that go together, got {error}") from error
+
+    def schedule_for(self, num_layers: int, num_visual_tokens: int | None) -> Schedule:
+        """The schedule for a decoder of `num_layers` and images of `num_visual_tokens` (None: no images).
+
+        Raises:
+            ConfigError: Its layers or strides are beyond the model; names file and line.
+        """
+        if isinstance(self.schedule, str):
+            try:
+                schedule = named_schedule(self.schedule, num_layers)
+            except StageTrainError as error:
+                raise self.places.error(("schedule",), str(error)) from error
+        else:
+            schedule = _schedule(self.schedule, self.places)
+        for index, stage in enumerate(schedule.stages):
+            setting = stage.compression
+            where: KeyPath = ("schedule", "stages", index)
+            if setting is None:
+                continue
+            if setting.layer >= num_layers:
+                raise self.places.error(
+                    (*where, "layer"), f"expected a layer below the decoder's {num_layers}, got {setting.layer}"
+                )
+            if num_visual_tokens is None or setting.stride > num_visual_tokens:
+                most = "no image" if num_visual_tokens is None else f"an image's {num_visual_tokens} visual tokens"
+                raise self.places.error(
+                    (*where, "stride"), f"expected a stride of at most {most}, got {setting.stride}"
+                )
+        return schedule
+
+
+def read_run_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads and checks a YAML file or a preset, with `key=value` overrides.
+
+    Raises:
+        ConfigError: Names file and line or the override, what was expected and what came.
+    """
+    values, places = read_settings(source, overrides)
+    config = read_dataclass(RunConfig, values, (), places)
+    read_mapping(config.collator, _collator_hints(), ("collator",), places)
+    hints = get_type_hints(TrainingArguments)
+    names = [each.name for each in fields(TrainingArguments) if each.init and each.name not in _OWN_TRAINING]
+    training = read_mapping(config.training, {name: hints[name] for name in names}, ("training",), places)
+    if config.max_skipped < 0:
+        raise places.error(("max_skipped",), f"expected at least 0, got {config.max_skipped}")
+    if isinstance(config.schedule, dict):
+        _schedule(config.schedule, places)
+    elif config.schedule not in SCHEMES:
+        raise places.error(("schedule",), f"expected stages or one of {', '.join(SCHEMES)}, got {config.schedule!r}")
+    checked = {each.name: getattr(config, each.name) for each in fields(RunConfig)}
+    return RunConfig(**{**checked, "training": training, "places": places})
+
+
+def _collator_hints() -> dict[str, Any]:
+    hints = get_type_hints(ConversationCollator.__init__)
+    names = [name for name in inspect.signature(ConversationCollator.__init__).parameters if name not in _OWN_COLLATOR]
+    return {name: hints[name] for name in names}
+
+
+def _schedule(values: dict[str, Any], places: Places) -> Schedule:
+    hints = {"name": str, "stages": list[Any]}
+    read = read_mapping(values, hints, ("schedule",), places)
+    where: KeyPath = ("schedule", "stages")
+    if not read.get("stages"):
+        raise places.error(where, "expected a list of stages, got none")
+    stages = tuple(_stage(each, (*where, index), places) for index, each in enumerate(read["stages"]))
+    try:
+        return Schedule(read.get("name", "custom"), stages)
+    except ScheduleError as error:
+        raise places.error(where, str(error)) from error
+
+
+def _stage(value: Any, path: KeyPath, places: Places) -> Stage:
+    read: StageConfig = read_value(StageConfig, value, path, places)
+    if (read.layer is None) != (read.stride is None):
+        raise places.error(path, "expected layer and stride together, got one of them")
+    try:
+        setting = None
+        if read.layer is not None and read.stride is not None:
+            compressor = {} if read.compressor is None else {"compressor": read.compressor}
+            setting = CompressionSetting(layer=read.layer, stride=read.stride, **compressor)
+        elif read.compressor is not None:
+            raise places.error((*path, "compressor"), f"expected layer and stride beside it, got {read.compressor}")
+        return Stage(
+            fraction=read.fraction,
+            compression=setting,
+            trainable=read.trainable,
+            learning_rate_scale=read.learning_rate_scale,
+        )
+    except ScheduleError as error:
+        raise places.error(path, str(error)) from error
+    except LookupError as error:
+        raise places.error((*path, "compressor"), str(error)) from error

@@ -1,0 +1,210 @@
+"""A run from its configuration to a model directory."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.utils.logging import disable_progress_bar
+
+from stagetrain.attaching.saved_setting import save_compression
+from stagetrain.errors import ConfigError
+from stagetrain.loop import training
+from stagetrain.loop.feeding import RunLength
+from stagetrain.loop.parameter_groups import check_selectors, selects
+from stagetrain.loop.staging import Progress
+from stagetrain.loop.training import TrainResult
+from stagetrain.runs.loading import (
+    load_model,
+    load_model_config,
+    load_processor,
+    load_samples,
+    sees_images,
+    tokens_of_an_image,
+)
+from stagetrain.runs.run_config import RunConfig
+from stagetrain.samples.conversations import ConversationCollator
+from stagetrain.samples.groups import Sample
+from stagetrain.schedules.costs import PAPER_VISUAL_TOKENS, StageCost, schedule_costs
+from stagetrain.schedules.schedule import Schedule, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What a stage of a run will be.
+
+    Attributes:
+        stage: The stage.
+        first_step: Its first optimizer step.
+        num_steps: Its optimizer steps.
+        visual_tokens: Of an image, summed over all decoder layers; None without images.
+        cr_percent: Uncompressed over compressed visual tokens, percent; None without images.
+        num_trainable: Parameters that train.
+    """
+
+    stage: Stage
+    first_step: int
+    num_steps: int
+    visual_tokens: int | None
+    cr_percent: float | None
+    num_trainable: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRun:
+    """A run whose parts are loaded and checked; nothing is written yet."""
+
+    config: RunConfig
+    model: Any
+    processor: Any
+    samples: Sequence[Sample]
+    eval_samples: Sequence[Sample] | None
+    collator: ConversationCollator
+    schedule: Schedule
+    args: TrainingArguments
+    num_visual_tokens: int | None
+    plan: tuple[StagePlan, ...]
+
+
+def prepare(config: RunConfig) -> PreparedRun:
+    """Loads and checks everything that a run needs.
+
+    Raises:
+        ConfigError: Something does not fit; names file and line.
+        DataError: The records are not what they should be.
+    """
+    # Its bars for reading and writing a file would stand between ours and the one line of an error.
+    disable_progress_bar()
+    if config.out.exists():
+        raise config.places.error(("out",), f"expected a path that does not exist yet, got {config.out}")
+    args = config.training_arguments()
+    model_config = load_model_config(config)
+    num_layers = model_config.get_text_config().num_hidden_layers
+    processor = load_processor(config, model_config)
+    collator = _collator(config, processor, args.seed)
+    samples = load_samples(config.data)
+    num_visual_tokens = tokens_of_an_image(processor, samples) if sees_images(model_config) else None
+    schedule = config.schedule_for(num_layers, num_visual_tokens)
+    model = load_model(config, model_config)
+    check_names(config, schedule, model)
+    return PreparedRun(
+        config=config,
+        model=model,
+        processor=processor,
+        samples=samples,
+        eval_samples=None if config.evaluation is None else load_samples(config.evaluation),
+        collator=collator,
+        schedule=schedule,
+        args=args,
+        num_visual_tokens=num_visual_tokens,
+        plan=_plan(config, schedule, model, RunLength.of(args, len(samples)).num_steps, num_layers, num_visual_tokens),
+    )
+
+
+def execute(run: PreparedRun, on_progress: Progress | None = None) -> TrainResult:
+    """Trains, then writes the model and its processor; `out` is there whole or not at all.
+
+    Raises:
+        StageTrainError: As `train`.
+    """
+    config = run.config
+    result = training.train(
+        run.model,
+        run.samples,
+        run.collator,
+        run.schedule,
+        run.args,
+        freeze=config.freeze,
+        order=config.data.order,
+        eval_samples=run.eval_samples,
+        eval_compression=config.eval_compression,
+        max_skipped=config.max_skipped,
+        on_progress=on_progress,
+        num_visual_tokens=run.num_visual_tokens or PAPER_VISUAL_TOKENS,
+    )
+    if run.args.should_save:
+        _write(run, result)
+    return result
+
+
+def check_names(config: RunConfig, schedule: Schedule, model: Any) -> None:
+    """Refuses names of parameters that the model does not have.
+
+    Raises:
+        ConfigError: Names file and line.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for path, selectors in [
+        (("freeze",), config.freeze),
+        *((("schedule", "stages", index, "trainable"), each.trainable) for index, each in enumerate(schedule.stages)),
+    ]:
+        try:
+            check_selectors(selectors, names, "names")
+        except ValueError as error:
+            raise config.places.error(path, str(error)) from error
+
+
+def _collator(config: RunConfig, processor: Any, seed: int) -> ConversationCollator:
+    try:
+        return ConversationCollator(processor, seed=seed, **config.collator)
+    except ConfigError as error:
+        raise config.places.error(("collator",), str(error)) from error
+
+
+def _plan(
+    config: RunConfig,
+    schedule: Schedule,
+    model: Any,
+    num_steps: int,
+    num_layers: int,
+    num_visual_tokens: int | None,
+) -> tuple[StagePlan, ...]:
+    of_step = [schedule.stage_index(step, num_steps) for step in range(num_steps)]
+    trained = [
+        (name, value.numel())
+        for name, value in model.named_parameters()
+        if value.requires_grad and not selects(config.freeze, name)
+    ]
+    costs: list[StageCost | None] = [None] * len(schedule.stages)
+    if num_visual_tokens is not None:
+        costs = list(schedule_costs(schedule, num_layers, num_visual_tokens))
+    plans: list[StagePlan] = []
+    for index, (stage, cost) in enumerate(zip(schedule.stages, costs, strict=True)):
+        plans.append(
+            StagePlan(
+                stage=stage,
+                first_step=of_step.index(index) if index in of_step else num_steps,
+                num_steps=of_step.count(index),
+                visual_tokens=None if cost is None else cost.visual_tokens,
+                cr_percent=None if cost is None else cost.cr_percent,
+                num_trainable=sum(
+                    size for name, size in trained if not stage.trainable or selects(stage.trainable, name)
+                ),
+            )
+        )
+        if not plans[-1].num_trainable:
+            raise config.places.error(
+                ("schedule", "stages", index),
+                "expected parameters that are not frozen to train, got none",
+            )
+    return tuple(plans)
+
+
+def _write(run: PreparedRun, result: TrainResult) -> None:
+    out = run.config.out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    try:
+        if result.attachment is not None:
+            save_compression(draft, result.attachment)
+            # The compressor's weights have a file of their own; the model's is that of its class.
+            result.attachment.detach()
+        run.model.save_pretrained(draft)
+        run.processor.save_pretrained(draft)
+        draft.chmod(0o755)
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

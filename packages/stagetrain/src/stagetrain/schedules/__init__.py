@@ -1,0 +1,1 @@
+"""Stages, the schedules they make, and what these cost."""

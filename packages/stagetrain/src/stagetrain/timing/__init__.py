@@ -1,0 +1,1 @@
+"""Step times of a schedule against plain training."""
