@@ -1,7 +1,9 @@
 """Training with visual tokens pooled inside the LLM, stage by stage (LLaVolta)."""
 
 from stagetrain.attaching.attachment import Attachment, attach
+from stagetrain.attaching.saved_setting import load_compression, save_compression
 from stagetrain.errors import StageTrainError
+from stagetrain.loop.feature_cache import cache_vision_features
 from stagetrain.loop.learning_rates import LearningRateCurve
 from stagetrain.loop.trainer import StageTrainer
 from stagetrain.loop.training import TrainResult, train
@@ -52,11 +54,14 @@ __all__ = [
     "attach",
     "auroraedge_schedule",
     "average_cost",
+    "cache_vision_features",
     "compression_ratio_percent",
     "draw_questions",
     "edge_schedule",
+    "load_compression",
     "named_schedule",
     "plan_schedule",
+    "save_compression",
     "schedule_costs",
     "train",
     "visual_token_count",
