@@ -182,6 +182,7 @@ def test_a_missing_extra_is_named(
         ("training: {optim: nope}", "settings that go together, got nope is not a valid OptimizerNames"),
         ("training: {max_steps: 2}\ncollator: {max_length: 3}", "expected at most 3 tokens"),
         ("training: {max_steps: 2}\nfreeze: [nothing]", "settings_yaml:2: freeze: "),
+        ("training: {max_steps: 2, fsdp: full_shard}", "fsdp: expected a GPU for each worker, got none"),
     ],
 )
 def test_what_only_the_model_and_the_data_show_fails_the_job_with_one_line(
@@ -192,3 +193,29 @@ def test_what_only_the_model_and_the_data_show_fails_the_job_with_one_line(
     with pytest.raises(Exception, match=text) as caught:
         do_work(job, store, Reports())
     assert isinstance(caught.value, ServicesError | StageTrainError)
+
+
+def test_ray_is_asked_for_before_there_is_a_job(
+    store: Any, add_model: Any, add_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = spec(model=add_model().digest, dataset=add_dataset().digest, scheme="plain", num_workers=2)
+    check_spec(job, store)
+    monkeypatch.setattr("vlmpress_services.train_jobs.find_spec", lambda _: None)
+    with pytest.raises(ExtraMissingError, match=r"num_workers: Ray not installed; .*vlmpress-services\[ray\]"):
+        check_spec(job, store)
+
+
+def test_the_whole_weights_are_what_the_model_saves(tiny_llava_directory: Path) -> None:
+    """What FSDP needs a GPU for; that a gathered state is written like the model's own shows here."""
+    from types import SimpleNamespace
+
+    from transformers import LlavaForConditionalGeneration
+
+    from vlmpress_services.train_work import WholeWeights
+
+    model: Any = LlavaForConditionalGeneration.from_pretrained(tiny_llava_directory)
+    whole: Any = WholeWeights()
+    whole.on_train_end(SimpleNamespace(fsdp=[]), None, None, model=model)
+    assert whole.weights is None
+    whole.on_train_end(SimpleNamespace(fsdp=["full_shard"]), None, None, model=model)
+    assert whole.weights.keys() == model.state_dict().keys()

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,8 @@ def check_train(job: pb.TrainJob, store: LocalStore) -> None:
     ):
         if value > most:
             raise InvalidRequestError(f"{field}: expected at most {most}, got {value}")
+    if job.num_workers > 1 and find_spec("ray") is None:
+        raise ExtraMissingError("num_workers: Ray not installed; pip install 'vlmpress-services[ray]' on the server")
     with _stagetrain_installed():
         from vlmpress_services.train_settings import check_plan, plan_of
     with TemporaryDirectory() as folder:
@@ -105,7 +108,7 @@ def _run(plan: "RunPlan", num_workers: int, on_progress: OnReport) -> "Outcome":
 
     # Checkpoints and workers' notes lie in one folder, so that one removal ends both.
     group = WorkerGroup(num_workers=max(1, num_workers), storage=plan.folder, name="ray")
-    with open_runner("ray" if num_workers > 1 else "local") as runner:
+    with open_runner("ray" if num_workers > 1 else "local", num_workers) as runner:
         outcome: Outcome = runner.train(run_plan, plan, group=group, on_progress=on_progress)
     return outcome
 

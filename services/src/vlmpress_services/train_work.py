@@ -5,15 +5,18 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from stagetrain import Schedule, StageTrainError, TrainResult, train
 from stagetrain.attaching.saved_setting import save_compression
 from stagetrain.runs.running import PreparedRun, prepare
 from stagetrain.schedules.costs import PAPER_VISUAL_TOKENS
-from vlmpress_services.errors import ServicesError
+from vlmpress_services.errors import InvalidRequestError, ServicesError
 from vlmpress_services.train_progress import StepReport, StepReporter
 from vlmpress_services.train_settings import RunPlan, config_of, request_error
 
@@ -65,9 +68,12 @@ def run_plan(plan: RunPlan, *, on_progress: Callable[[StepReport], None]) -> Out
         run = prepare(config_of(plan))
     except StageTrainError as error:
         raise request_error(error, plan) from error
+    if run.args.fsdp and run.args.use_cpu:
+        raise InvalidRequestError("settings_yaml: training.fsdp: expected a GPU for each worker, got none")
     num_workers = int(os.environ.get("WORLD_SIZE", "1"))
     if run.args.world_size != num_workers:
         raise WorkersApartError(f"training: expected {num_workers} workers, got {run.args.world_size}")
+    whole = WholeWeights()
     result = train(
         run.model,
         run.samples,
@@ -77,10 +83,10 @@ def run_plan(plan: RunPlan, *, on_progress: Callable[[StepReport], None]) -> Out
         freeze=run.config.freeze,
         num_visual_tokens=run.num_visual_tokens or PAPER_VISUAL_TOKENS,
         max_skipped=run.config.max_skipped,
-        callbacks=[StepReporter(on_progress, len(run.schedule.stages))],
+        callbacks=[StepReporter(on_progress, len(run.schedule.stages)), whole],
     )
     if run.args.process_index == 0:
-        _save(run, result, plan.folder / TRAINED)
+        _save(run, result, whole.weights, plan.folder / TRAINED)
     return Outcome(
         schedule=run.schedule,
         losses=result.losses,
@@ -90,7 +96,22 @@ def run_plan(plan: RunPlan, *, on_progress: Callable[[StepReport], None]) -> Out
     )
 
 
-def _save(run: PreparedRun, result: TrainResult, target: Path) -> None:
+class WholeWeights(TrainerCallback):
+    """Gathers weights that are spread over workers (FSDP) when the run ends; elsewhere the model has them."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Any] | None = None
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Every worker takes part."""
+        if args.fsdp:
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            self.weights = get_model_state_dict(model, options=options)
+
+
+def _save(run: PreparedRun, result: TrainResult, weights: dict[str, Any] | None, target: Path) -> None:
     draft = target.with_name(f".{target.name}.tmp")
     for folder in (draft, target):
         shutil.rmtree(folder, ignore_errors=True)
@@ -99,6 +120,6 @@ def _save(run: PreparedRun, result: TrainResult, target: Path) -> None:
         save_compression(draft, result.attachment)
         # The compressor's weights have a file of their own.
         result.attachment.detach()
-    run.model.save_pretrained(draft)
+    run.model.save_pretrained(draft, state_dict=weights)
     run.processor.save_pretrained(draft)
     draft.rename(target)

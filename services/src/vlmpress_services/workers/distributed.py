@@ -43,7 +43,7 @@ def train_on_workers(function: Callable[..., Any], *arguments: Any, group: Worke
         WorkersDiedError: Workers died more often than `group.max_failures` says.
         Exception: What the function raised on purpose on any worker, as if it had been called here.
     """
-    with ray_cluster(max(os.cpu_count() or 1, group.num_workers * group.cpus_per_worker)):
+    with ray_cluster(group.num_workers * group.cpus_per_worker):
         group = _placed(group)
         watch = Watch(on_progress)
         trainer: Any = _trainer(function, arguments, group, watch.board)

@@ -7,8 +7,12 @@ from vlmpress.cli import UserError
 from vlmpress_services.pipeline.runners import LocalRunner, Runner
 
 
-def open_runner(name: str) -> AbstractContextManager[Runner]:
+def open_runner(name: str, num_cpus: int = 1) -> AbstractContextManager[Runner]:
     """A runner for the length of a block; "auto" is Ray when it is installed.
+
+    Args:
+        name: "ray", "local" or "auto".
+        num_cpus: Cores that a cluster of this process's own has at least, whatever the machine has.
 
     Raises:
         UserError: Ray was asked for and is not installed.
@@ -21,4 +25,4 @@ def open_runner(name: str) -> AbstractContextManager[Runner]:
     # Ray takes a second to import; who runs locally does not pay for it.
     from vlmpress_services.workers.ray_runner import ray_runner
 
-    return ray_runner()
+    return ray_runner(num_cpus)

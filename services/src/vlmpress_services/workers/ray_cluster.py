@@ -14,13 +14,13 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
+def ray_cluster(num_cpus: int = 1) -> Iterator[None]:
     """Uses the cluster RAY_ADDRESS names, else starts one in this process and ends it with the block.
 
     Inside another such block there is nothing to start or to end.
 
     Args:
-        num_cpus: Cores of a cluster that is started here; None: as many as the machine has.
+        num_cpus: Cores that a cluster started here has at least, whatever the machine has.
     """
     if ray.is_initialized():
         yield
@@ -37,7 +37,7 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
-            num_cpus=num_cpus,
+            num_cpus=max(num_cpus, os.cpu_count() or 1),
             # Workers do the work here, so they yield to nobody; Ray would run them at niceness 15.
             _system_config={"worker_niceness": 0},
             _node_ip_address=LOOPBACK,

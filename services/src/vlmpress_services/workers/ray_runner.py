@@ -66,7 +66,7 @@ class RayRunner:
 
 
 @contextmanager
-def ray_runner() -> Iterator[RayRunner]:
+def ray_runner(num_cpus: int = 1) -> Iterator[RayRunner]:
     """A runner on the cluster of `ray_cluster`, for the length of a block."""
-    with ray_cluster():
+    with ray_cluster(num_cpus):
         yield RayRunner()
