@@ -52,7 +52,10 @@ def run_seed(arguments: argparse.Namespace, place: int, seed: int) -> None:
     torch.set_num_threads(1)
     recipe = _recipe(arguments)
     cells = Cells(arguments.out)
-    cells.measure("recipe", recipe.as_json)
+    expected = {**recipe.as_json(), "data": arguments.data.name, "model": str(arguments.model or "made here")}
+    found = cells.measure("recipe", lambda: expected)
+    if found != expected:
+        raise SystemExit(f"{arguments.out}: expected the runs of {expected}, got those of {found}")
     questions = read_questions(arguments.data, arguments.images)
     cells.measure("prior", questions.prior)
     experiment = Experiment(cells, questions, recipe, seed, _folder(arguments.out), arguments.model)

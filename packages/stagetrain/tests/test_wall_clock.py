@@ -38,7 +38,7 @@ def test_summary_of_known_times():
     assert first == {
         "min": {"wall_s": 1.0, "cpu_s": 0.5},
         "median": {"wall_s": 1.5, "cpu_s": 0.75},
-        "tokens_per_s": 80.0,
+        "tokens_per_s": 120.0,
     }
     assert summary["step"]["plain"]["median"]["wall_s"] == 5.0
     assert summary["run"]["staged"] == {

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from llavolta.cells import Cells, Row
 from llavolta.markdown import table
+from llavolta.memory_point import SIZES
 
 
 def time_tables(cells: Cells) -> Iterator[str]:
@@ -19,20 +20,28 @@ def time_tables(cells: Cells) -> Iterator[str]:
         yield table(f"{fields['layers']} layers, {row['rounds']} rounds", head, rows)
 
 
-def memory_table(cells: Cells) -> str:
-    """Peak over what was held before the step, with and without gradient checkpointing."""
-    points: dict[str, dict[str, Row]] = {}
+def memory_tables(cells: Cells) -> Iterator[str]:
+    """Peak over what was held before the step, for each depth with and without gradient checkpointing."""
+    found: dict[tuple[str, str], list[tuple[str, Row]]] = {}
     for fields, row in cells.of("memory"):
-        points.setdefault(fields["point"], {})[fields["checkpointing"]] = row
-    rows = []
-    for point, found in sorted(points.items(), key=lambda each: next(iter(each[1].values()))["cr_percent"]):
-        sizes = [found[on] for on in ("False", "True") if on in found]
-        peaks = [f"{(row['peak_bytes'] - row['before_bytes']) / 2**20:.0f}" for row in sizes]
-        rows.append(
-            [point, f"{sizes[0]['cr_percent']:.0f}%", *peaks, *(f"{1000 * row['step_cpu_s']:.0f}" for row in sizes)]
+        found.setdefault((fields["layers"], fields["checkpointing"]), []).append((fields["point"], row))
+    for (layers, checkpointing), points in sorted(found.items()):
+        rows = [
+            [
+                point,
+                f"{row['cr_percent']:.0f}%",
+                f"{(row['peak_bytes'] - row['before_bytes']) / 2**20:.0f}",
+                f"{1000 * row['step_cpu_s']:.0f}",
+            ]
+            for point, row in sorted(points, key=lambda each: each[1]["cr_percent"])
+        ]
+        how = "with" if checkpointing == "True" else "without"
+        size = SIZES[int(layers)]
+        title = (
+            f"Memory that a training step takes, {how} gradient checkpointing: {layers} layers {size['hidden_size']} wide,"
+            f" batch {size['batch']}"
         )
-    head = ("layer.stride", "CR", "peak MiB", "with checkpointing", "CPU ms a step", "with checkpointing")
-    return table("Memory that a training step takes, 8 layers", head, rows)
+        yield table(title, ("layer.stride", "CR", "peak MiB", "CPU ms a step"), rows)
 
 
 def _times(value: Row) -> list[str]:

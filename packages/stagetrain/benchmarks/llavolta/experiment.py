@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from stagetrain import ConversationCollator, ImageGroups, Sample, attach
-from stagetrain.feature_cache import cache_vision_features
+from stagetrain.loop.feature_cache import cache_vision_features
 
 Splits = tuple[ImageGroups, list[Sample]]
 

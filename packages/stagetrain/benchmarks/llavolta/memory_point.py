@@ -10,6 +10,8 @@ from pathlib import Path
 
 POINTS = {8: ("off", "4.8", "1.2", "2.8", "1.8", "1.64"), 32: ("off", "16.8", "2.2", "2.8", "2.64")}
 """By decoder layers: no compression, or layer and stride."""
+# With checkpointing and wide layers, gradients of all weights outweigh what the layers' inputs take.
+SIZES = {8: {"batch": 4, "hidden_size": 256, "num_heads": 8}, 32: {"batch": 8, "hidden_size": 128, "num_heads": 4}}
 
 
 def main() -> None:
@@ -22,7 +24,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     num_layers, point, checkpointing = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "1"
-    shape = SyntheticShape(num_layers=num_layers)
+    shape = SyntheticShape(num_layers=num_layers, **SIZES[num_layers])
     model, batch = synthetic_llava(shape), synthetic_batch(shape)
     if checkpointing:
         model.gradient_checkpointing_enable()

@@ -11,8 +11,10 @@ class Recipe:
     Attributes:
         num_layers: Decoder layers.
         tower_steps: Steps of the vision tower on attributes, 32 images each.
-        start_steps: Steps of projector and language model before any run, uncompressed and at a constant rate, enough
-            to bind words to what the image shows; 0: runs start with a fresh language model.
+        start_steps: Most steps of projector and language model before any run, uncompressed and at a constant rate; 0:
+            runs start with a fresh language model.
+        start_loss: They end as soon as the mean loss of 50 of them is below this, nats: past the plateau on which
+            words are not yet bound to what the image shows, whose length is a matter of luck.
         num_steps: Steps of a run, on all training images.
         images: Images a step.
         clips: Clips a step.
@@ -23,12 +25,13 @@ class Recipe:
 
     num_layers: int = 8
     tower_steps: int = 850
-    start_steps: int = 1000
-    num_steps: int = 400
+    start_steps: int = 2000
+    start_loss: float = 0.1
+    num_steps: int = 300
     images: int = 16
     clips: int = 8
     questions: int = 6
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     decay_fraction: float = 0.4
 
     def as_json(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def make_start(directory: Path, questions: Questions, recipe: Recipe, seed: int)
         # Runs must not begin with the very batches that this one began with.
         run = {"seed": 1000 + seed, "num_steps": recipe.start_steps, "batch": recipe.images}
         with cache_vision_features(model, MEMORY_BYTES):
-            report |= fit(model, groups, collator, plain, recipe, **run, decays=False)[1]
+            report |= fit(model, groups, collator, plain, recipe, **run, until_loss=recipe.start_loss)[1]
     draft = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     model.save_pretrained(draft)

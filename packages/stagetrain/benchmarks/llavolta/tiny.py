@@ -24,7 +24,9 @@ TEMPLATE = (
     "{% for part in message.content %}{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}"
     "{{ '</s>' if message.role == 'assistant' }}{% endfor %}{{ '<assistant>' if add_generation_prompt }}"
 )
-VISION_STD, LANGUAGE_STD = 0.06, 0.125
+VISION_STD, LANGUAGE_STD, EMBEDDING_STD = 0.06, 0.125, 0.5
+BRANCH_SCALE = 0.2
+"""Of what each attention and each MLP begins to add: words that drown in it are bound to patches late or never."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,4 +119,10 @@ def build_model(processor: LlavaProcessor, shape: Shape, seed: int) -> LlavaForC
         for name, parameter in part.named_parameters():
             if parameter.dim() > 1 or name.endswith("class_embedding"):
                 nn.init.normal_(parameter, std=std)
+    decoder = model.model.language_model
+    nn.init.normal_(decoder.embed_tokens.weight, std=EMBEDDING_STD)
+    with torch.no_grad():
+        for layer in decoder.layers:
+            layer.self_attn.o_proj.weight *= BRANCH_SCALE
+            layer.mlp.down_proj.weight *= BRANCH_SCALE
     return model
