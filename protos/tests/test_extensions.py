@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from vlmpress.artifact import (
+    COMPRESSION_FILE,
     POLICY_FILE,
     ArtifactError,
     ExtensionMissingError,
+    compression_attachment,
     extensions,
     import_model_code,
     quantized_loader,
@@ -36,6 +38,7 @@ def fake_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """A module that offers one extension of each group, as an installed distribution would."""
     module = ModuleType("fake_extension")
     module.load = lambda directory: ("model", directory)
+    module.compress = lambda model, directory: (model, directory)
     module.attach = lambda model, policy: (model, policy)
     monkeypatch.setitem(sys.modules, "fake_extension", module)
     offered = EntryPoints(
@@ -43,6 +46,7 @@ def fake_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
             EntryPoint("fake", "fake_extension", "vlmpress.models"),
             EntryPoint("fake", "fake_extension:load", "vlmpress.quantizers"),
             EntryPoint("fake", "fake_extension:attach", "vlmpress.token_reducers"),
+            EntryPoint("stagetrain", "fake_extension:compress", "vlmpress.visual_compressions"),
             EntryPoint("broken", "no_such_module_anywhere:load", "vlmpress.quantizers"),
         ]
     )
@@ -90,6 +94,17 @@ def test_reducer_attachment(tmp_path: Path) -> None:
     attach = reducer_attachment(tmp_path)
     assert attach is not None
     assert attach("model") == ("model", POLICY)
+
+
+def test_compression_attachment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compression_attachment(tmp_path) is None
+    (tmp_path / COMPRESSION_FILE).write_text("{}")
+    load = compression_attachment(tmp_path)
+    assert load is not None
+    assert load("model") == ("model", tmp_path)
+    monkeypatch.setattr(extensions, "entry_points", lambda **_: ())
+    with pytest.raises(ExtensionMissingError, match="expected vlmpress-stagetrain installed"):
+        compression_attachment(tmp_path)
 
 
 def test_policy_file_is_sorted_json(tmp_path: Path) -> None:

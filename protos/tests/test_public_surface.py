@@ -11,6 +11,7 @@ import vlmpress.data
 
 SURFACE = {
     "vlmpress.artifact": [
+        "COMPRESSION_FILE",
         "POLICY_FILE",
         "Artifact",
         "ArtifactError",
@@ -18,6 +19,7 @@ SURFACE = {
         "Draft",
         "ExtensionMissingError",
         "Spec",
+        "compression_attachment",
         "create",
         "digest_bytes",
         "digest_file",

@@ -1,7 +1,6 @@
 """A model that was trained always compressed answers compressed, or not at all."""
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,10 @@ from edgevlm.engine import Engine
 from edgevlm.events import GeneratedToken
 from stagetrain import CompressionSetting, attach
 from stagetrain.attaching.saved_setting import save_compression
-from vlmpress.artifact import Artifact
+from vlmpress.artifact import COMPRESSION_FILE, Artifact, ExtensionMissingError, extensions
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
 from vlmpress.edgevlm.v1.edgevlm_service_pb2_grpc import EdgeVlmServiceStub
-from vlmpress_services.engine_loading import COMPRESSION_FILE, load_engine
-from vlmpress_services.errors import ExtraMissingError
 
 SETTING = CompressionSetting(layer=0, stride=16)
 PROMPT = "what color is the shape ?"
@@ -70,7 +67,7 @@ async def test_a_served_model_compresses_as_it_was_trained_to(
     attach(engine.model).set(SETTING)
     expected = token_ids(engine, png)
     assert expected != plain
-    assert token_ids(load_engine(model.path), png) == expected
+    assert token_ids(Engine.load(model.path), png) == expected
     request = pb.GenerateRequest(model=model.digest, image=png, prompt=PROMPT, max_new_tokens=8)
     async with serving("edgevlm") as channel:
         responses = [response async for response in EdgeVlmServiceStub(channel).Generate(request)]
@@ -90,12 +87,14 @@ async def test_without_stagetrain_it_is_not_served(
     serving: Any, add_model: Any, add_compressed: Any, refusal: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, compressed = add_model(), add_compressed()
-    monkeypatch.setitem(sys.modules, "stagetrain.attaching.saved_setting", None)
-    with pytest.raises(ExtraMissingError, match=r"visual_compression\.json: expected stagetrain installed"):
-        load_engine(compressed.path)
+    monkeypatch.setattr(extensions, "entry_points", lambda **_: ())
+    with pytest.raises(
+        ExtensionMissingError, match=r"visual_compression\.json: expected vlmpress-stagetrain installed"
+    ):
+        Engine.load(compressed.path)
     async with serving("edgevlm") as channel:
         stub = EdgeVlmServiceStub(channel)
         code, text = await refusal(stub.LoadModel(pb.LoadModelRequest(model=compressed.digest)))
         assert code is grpc.StatusCode.FAILED_PRECONDITION
-        assert "vlmpress-services[stagetrain]" in text
+        assert "vlmpress-stagetrain" in text
         assert (await stub.LoadModel(pb.LoadModelRequest(model=plain.digest))).digest == plain.digest

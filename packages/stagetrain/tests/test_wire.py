@@ -2,7 +2,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagetrain import TABLE_1, CompressionSetting, Schedule, Stage, edge_schedule, named_schedule, plan_schedule, wire
+from stagetrain import (
+    TABLE_1,
+    CompressionSetting,
+    Schedule,
+    Stage,
+    average_cost,
+    edge_schedule,
+    named_schedule,
+    plan_schedule,
+    wire,
+)
 from stagetrain.compressors import COMPRESSORS
 from stagetrain.errors import ScheduleError
 from vlmpress.stagetrain.v1 import stagetrain_pb2 as pb
@@ -30,8 +40,12 @@ def test_schedules_make_the_round_trip(schedule: Schedule) -> None:
 
 
 def test_costs_make_the_round_trip() -> None:
-    for cost in plan_schedule("four_stage_wider_then_deeper", 24, 64)[1]:
-        assert wire.cost_from_proto(wire.cost_to_proto(cost)) == cost
+    for num_layers, num_tokens in ((24, 64), (32, 576)):
+        costs = plan_schedule("four_stage_wider_then_deeper", num_layers, num_tokens)[1]
+        for cost in costs:
+            assert wire.cost_from_proto(wire.cost_to_proto(cost)) == cost
+        average = average_cost(costs)
+        assert wire.average_from_proto(wire.average_to_proto(average)) == average
 
 
 def test_an_unset_scale_is_one() -> None:

@@ -10,7 +10,6 @@ from edgevlm.engine import Engine
 from edgevlm.wire import event_to_proto, request_from_proto
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2_grpc as pb_grpc
-from vlmpress_services.engine_loading import load_engine
 from vlmpress_services.interceptors import Context
 from vlmpress_services.model_host import ModelHost
 from vlmpress_services.service import Host, Service
@@ -53,4 +52,4 @@ class EdgeVlmService(Service, pb_grpc.EdgeVlmServiceServicer):
 
 def build(host: Host) -> Service:
     """The service over the server's store."""
-    return EdgeVlmService(ModelHost(host.store, load_engine, host.max_models))
+    return EdgeVlmService(ModelHost(host.store, Engine.load, host.max_models))

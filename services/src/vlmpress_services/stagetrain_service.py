@@ -3,8 +3,8 @@
 
 import grpc
 
-from stagetrain import DecoderShape, Schedule, StageCost, StageTrainError, average_cost, named_schedule, schedule_costs
-from stagetrain.wire import cost_to_proto, schedule_from_proto, schedule_to_proto
+from stagetrain import DecoderShape, Schedule, StageTrainError, average_cost, named_schedule, schedule_costs
+from stagetrain.wire import average_to_proto, cost_to_proto, schedule_from_proto, schedule_to_proto
 from vlmpress.stagetrain.v1 import stagetrain_pb2
 from vlmpress.stagetrain.v1 import stagetrain_service_pb2 as pb
 from vlmpress.stagetrain.v1 import stagetrain_service_pb2_grpc as pb_grpc
@@ -53,13 +53,10 @@ def _plan(request: pb.PlanScheduleRequest) -> pb.PlanScheduleResponse:
     shape = _shape(request.shape) if request.HasField("shape") else None
     text = {"num_text_tokens": float(request.num_text_tokens)} if request.HasField("num_text_tokens") else {}
     costs = schedule_costs(schedule, request.num_layers, request.num_visual_tokens, shape, **text)
-    average = average_cost(costs)
     return pb.PlanScheduleResponse(
         schedule=schedule_to_proto(schedule),
-        costs=[_cost(cost) for cost in costs],
-        average=stagetrain_pb2.AverageCost(
-            visual_tokens=average.visual_tokens, cr_percent=average.cr_percent, prefill_tflops=average.prefill_tflops
-        ),
+        costs=[cost_to_proto(cost) for cost in costs],
+        average=average_to_proto(average_cost(costs)),
     )
 
 
@@ -95,10 +92,3 @@ def _shape(message: stagetrain_pb2.DecoderShape) -> DecoderShape:
         num_key_value_heads=key_value_heads,
         head_dim=message.head_dim or message.hidden_size // heads,
     )
-
-
-def _cost(cost: StageCost) -> stagetrain_pb2.StageCost:
-    message = cost_to_proto(cost)
-    if cost.prefill_tflops is not None:
-        message.prefill_tflops = cost.prefill_tflops
-    return message

@@ -13,7 +13,7 @@ from edgevlm.errors import ModelDirectoryError, PromptTooLongError, RequestError
 from edgevlm.events import Finish, FinishReason, GeneratedToken, GenerationEvent
 from edgevlm.images import decode_image, upright_rgb
 from edgevlm.prompting import encode
-from vlmpress.artifact import import_model_code, quantized_loader, reducer_attachment
+from vlmpress.artifact import compression_attachment, import_model_code, quantized_loader, reducer_attachment
 
 
 class Engine:
@@ -42,12 +42,12 @@ class Engine:
 
         Raises:
             ArtifactError: No readable config.json, or no installed distribution offers what it names.
-            ModelDirectoryError: Weights, processor or policy cannot be used.
+            ModelDirectoryError: Weights, processor, policy or kept compression cannot be used.
         """
         directory = Path(directory)
         import_model_code(directory)
         load_quantized = quantized_loader(directory)
-        attach = reducer_attachment(directory)
+        attach, compress = reducer_attachment(directory), compression_attachment(directory)
         try:
             if load_quantized is not None:
                 model = load_quantized()
@@ -61,6 +61,13 @@ class Engine:
         except (ValueError, TypeError) as error:
             raise ModelDirectoryError(
                 f"{directory}: expected a reduction policy that fits the model, got: {error}"
+            ) from error
+        try:
+            if compress is not None:
+                compress(model)  # Its hooks keep what it returns alive.
+        except (ValueError, TypeError) as error:
+            raise ModelDirectoryError(
+                f"{directory}: expected a compression that fits the model, got: {error}"
             ) from error
         if not hasattr(processor, "tokenizer"):
             raise ModelDirectoryError(

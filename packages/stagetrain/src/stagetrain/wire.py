@@ -2,7 +2,7 @@
 
 from stagetrain.compressors.average import AveragePool
 from stagetrain.errors import ScheduleError
-from stagetrain.schedules.costs import StageCost
+from stagetrain.schedules.costs import AverageCost, StageCost
 from stagetrain.schedules.schedule import Schedule, Stage
 from stagetrain.schedules.setting import CompressionSetting
 from vlmpress.stagetrain.v1 import stagetrain_pb2 as pb
@@ -57,8 +57,13 @@ def schedule_from_proto(message: pb.StageSchedule) -> Schedule:
 
 
 def cost_to_proto(cost: StageCost) -> pb.StageCost:
-    """Message of a cost; the paper's TFLOPs stay here."""
-    return pb.StageCost(stage=stage_to_proto(cost.stage), visual_tokens=cost.visual_tokens, cr_percent=cost.cr_percent)
+    """Message of a cost."""
+    return pb.StageCost(
+        stage=stage_to_proto(cost.stage),
+        visual_tokens=cost.visual_tokens,
+        cr_percent=cost.cr_percent,
+        prefill_tflops=cost.prefill_tflops,
+    )
 
 
 def cost_from_proto(message: pb.StageCost) -> StageCost:
@@ -67,4 +72,18 @@ def cost_from_proto(message: pb.StageCost) -> StageCost:
     Raises:
         ScheduleError: Its stage is not possible.
     """
-    return StageCost(stage_from_proto(message.stage), message.visual_tokens, message.cr_percent, None)
+    tflops = message.prefill_tflops if message.HasField("prefill_tflops") else None
+    return StageCost(stage_from_proto(message.stage), message.visual_tokens, message.cr_percent, tflops)
+
+
+def average_to_proto(average: AverageCost) -> pb.AverageCost:
+    """Message of a run's average cost."""
+    return pb.AverageCost(
+        visual_tokens=average.visual_tokens, cr_percent=average.cr_percent, prefill_tflops=average.prefill_tflops
+    )
+
+
+def average_from_proto(message: pb.AverageCost) -> AverageCost:
+    """A run's average cost out of a message."""
+    tflops = message.prefill_tflops if message.HasField("prefill_tflops") else None
+    return AverageCost(message.visual_tokens, message.cr_percent, tflops)

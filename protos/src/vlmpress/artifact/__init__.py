@@ -5,7 +5,9 @@ from vlmpress.artifact.directory import Artifact, read, verify
 from vlmpress.artifact.drafting import Draft, create
 from vlmpress.artifact.errors import ArtifactError, ArtifactFaultError, ExtensionMissingError
 from vlmpress.artifact.extensions import (
+    COMPRESSION_FILE,
     POLICY_FILE,
+    compression_attachment,
     import_model_code,
     quantized_loader,
     reducer_attachment,
@@ -14,6 +16,7 @@ from vlmpress.artifact.extensions import (
 from vlmpress.artifact.manifest import Spec, from_json_bytes, to_json_bytes
 
 __all__ = [
+    "COMPRESSION_FILE",
     "POLICY_FILE",
     "Artifact",
     "ArtifactError",
@@ -21,6 +24,7 @@ __all__ = [
     "Draft",
     "ExtensionMissingError",
     "Spec",
+    "compression_attachment",
     "create",
     "digest_bytes",
     "digest_file",

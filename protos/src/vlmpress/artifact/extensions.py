@@ -7,6 +7,8 @@ Packages never import each other; what one offers another at run time is an entr
 - `vlmpress.token_reducers`: name = a method; `attach(model, policy)` puts it into a model. From then on the model's
   call and `generate` take `max_visual_tokens`, a limit for each row (a ValueError when it cannot be held), and the
   handle that `attach` returned says in `last_num_visual_tokens` how many each image of the last call got.
+- `vlmpress.visual_compressions`: name = who compresses; `load(model, directory)` makes the model compress visual tokens
+  inside its decoder as the directory's `visual_compression.json` says.
 """
 
 import json
@@ -22,6 +24,7 @@ from vlmpress.artifact.errors import ArtifactError, ExtensionMissingError
 from vlmpress.tokenreduce.v1 import tokenreduce_pb2
 
 POLICY_FILE = "reduction_policy.json"
+COMPRESSION_FILE = "visual_compression.json"
 
 
 def import_model_code(directory: Path) -> None:
@@ -72,6 +75,23 @@ def reducer_attachment(directory: Path) -> Callable[[Any], Any] | None:
     if attach is None:
         raise ExtensionMissingError(f"{path}: expected an installed token reducer named {policy.method!r}, found none")
     return lambda model: attach(model, policy)
+
+
+def compression_attachment(directory: Path) -> Callable[[Any], Any] | None:
+    """A function that puts the compression a directory keeps in force on its model, or None when it keeps none.
+
+    A model that was trained always compressed answers wrongly without.
+
+    Raises:
+        ExtensionMissingError: No installed distribution offers it.
+    """
+    path = directory / COMPRESSION_FILE
+    if not path.exists():
+        return None
+    load = _find("vlmpress.visual_compressions", "stagetrain")
+    if load is None:
+        raise ExtensionMissingError(f"{path}: expected vlmpress-stagetrain installed, which compresses so, found none")
+    return lambda model: load(model, directory)
 
 
 def write_policy(directory: Path, policy: tokenreduce_pb2.ReductionPolicy) -> None:

@@ -287,5 +287,11 @@ def _check(args: TrainingArguments, eval_compression: str) -> None:
     if args.auto_find_batch_size or args.ignore_data_skip:
         name = "auto_find_batch_size" if args.auto_find_batch_size else "ignore_data_skip"
         raise ConfigError(f"training: {name}: expected false, for a step's data follows from the step, got true")
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() != args.world_size:
+        # Trainer leaves the others alone on a CPU, unless told that it is one.
+        raise ConfigError(
+            f"training: use_cpu: expected true for {torch.distributed.get_world_size()} processes without GPUs, got"
+            f" {args.use_cpu}: each would train alone"
+        )
     if eval_compression not in ("stage", "none"):
         raise ConfigError(f"training: eval_compression: expected stage or none, got {eval_compression!r}")

@@ -143,8 +143,7 @@ def summarize(rounds: list[Round], schedule: Schedule, tokens_per_step: int) -> 
         "rounds": len(rounds),
         "steps_per_run": len(rounds[0].plain),
         "step": {
-            name: {**value, "tokens_per_s": tokens_per_step / value["min"]["wall_s"]}
-            for name, value in steps.items()
+            name: {**value, "tokens_per_s": tokens_per_step / value["min"]["wall_s"]} for name, value in steps.items()
         },
         "run": run,
         "saving_percent": {
