@@ -38,7 +38,7 @@ def memory_tables(cells: Cells) -> Iterator[str]:
         how = "with" if checkpointing == "True" else "without"
         size = SIZES[int(layers)]
         title = (
-            f"Memory that a training step takes, {how} gradient checkpointing: {layers} layers {size['hidden_size']} wide,"
+            f"Memory of a training step {how} gradient checkpointing, {layers} layers {size['hidden_size']} wide,"
             f" batch {size['batch']}"
         )
         yield table(title, ("layer.stride", "CR", "peak MiB", "CPU ms a step"), rows)

@@ -67,6 +67,8 @@ class Experiment:
         )
         # A model that was trained to stay compressed has what it needs for that.
         attachment = result.attachment or attach(model)
+        learned = [] if attachment.module is None else attachment.module.parameters()
+        row["compressor_parameters"] = sum(parameter.numel() for parameter in learned)
         tests = {}
         for setting in arm.tests:
             if setting is None:

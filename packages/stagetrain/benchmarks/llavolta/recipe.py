@@ -24,7 +24,7 @@ class Recipe:
     """
 
     num_layers: int = 8
-    tower_steps: int = 850
+    tower_steps: int = 2000
     start_steps: int = 2000
     start_loss: float = 0.1
     num_steps: int = 300

@@ -12,7 +12,7 @@ from llavolta.fitting import fit
 from llavolta.questions import Questions
 from llavolta.recipe import Recipe
 from llavolta.tiny import Shape, build_model, build_processor
-from llavolta.tower import question_tasks, train_tower
+from llavolta.tower import open_answers, train_tower
 
 from stagetrain import ConversationCollator, ImageGroups, named_schedule
 from stagetrain.loop.feature_cache import cache_vision_features
@@ -49,6 +49,8 @@ def make_start(directory: Path, questions: Questions, recipe: Recipe, seed: int)
 
 
 def _pretrain(tower: Any, groups: ImageGroups, processor: Any, recipe: Recipe, seed: int) -> float:
-    images = [read_image(group.images[0]) for group in groups]
+    answers = open_answers(groups)
+    known = answers.sum(1).nonzero()[:, 0].tolist()
+    images = [read_image(groups[index].images[0]) for index in known]
     pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-    return train_tower(tower, pixels, question_tasks(groups), recipe.tower_steps, seed)
+    return train_tower(tower, pixels, answers[known], recipe.tower_steps, seed)

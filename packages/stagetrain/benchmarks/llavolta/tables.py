@@ -58,9 +58,10 @@ class _Tables:
         return _filled(title, ("", "compressor", "tokens", "CR", *_HEAD), rows)
 
     def table_3(self) -> str:
-        rows = [self._tested("", self._catalogue.always(each), each) for each in self._catalogue.extremes]
+        arms = {setting: self._catalogue.always(setting) for setting in self._catalogue.extremes}
+        rows = [self._tested(self._parameters(arm), arm, setting) for setting, arm in arms.items()]
         title = "Table 3 as ours: Q-Former before the decoder against pooling behind its first layer"
-        return _filled(title, ("", "compressor", "tokens", "CR", *_HEAD), rows)
+        return _filled(title, ("parameters", "compressor", "tokens", "CR", *_HEAD), rows)
 
     def table_4(self) -> str:
         names = {self._catalogue.scaled(HEAVY): "heavy", self._catalogue.scaled(LIGHT): "light"}
@@ -113,8 +114,9 @@ class _Tables:
 
     def _staged(self, name: str, arm: Arm) -> list[str]:
         """A row of an arm tested uncompressed, with what its stages cost on average."""
-        tokens = _mean_tokens(arm.schedule, self._catalogue.num_layers)
-        ratio = 100 * self._catalogue.num_layers * NUM_VISUAL / tokens
+        frames = NUM_FRAMES if arm.on_clips else 1
+        tokens = frames * _mean_tokens(arm.schedule, self._catalogue.num_layers)
+        ratio = 100 * frames * self._catalogue.num_layers * NUM_VISUAL / tokens
         plain = "plain.clips" if arm.on_clips else "plain"
         saved = [
             100 * (1 - row["cpu_s"] / base["cpu_s"])
@@ -142,6 +144,11 @@ class _Tables:
             return []
         accuracies = [spread((test[kind] for test in tests), 4) for kind in _KINDS]
         return [str(len(tests)), *accuracies, spread((row["cpu_s"] for row in rows), 1)]
+
+    def _parameters(self, arm: Arm) -> str:
+        """Of the compressor."""
+        rows = self._by_seed(arm.name).values()
+        return next((f"{row['compressor_parameters']:,}" for row in rows), "-")
 
     def _by_seed(self, name: str) -> dict[str, Any]:
         return {fields["seed"]: row for fields, row in self._cells.of("run", arm=name)}
