@@ -122,6 +122,21 @@ def test_errors_name_the_override(tmp_path: Path, override: str, message: str) -
         read(tmp_path, WHOLE, override)
 
 
+def test_a_scheme_takes_another_split(tmp_path: Path) -> None:
+    config = read(tmp_path, WHOLE, "schedule={scheme: two_stage, fractions: [0.25, 0.75]}")
+    stages = config.schedule_for(num_layers=32, num_visual_tokens=576).stages
+    assert [stage.fraction for stage in stages] == [0.25, 0.75]
+    assert stages[0].compression == CompressionSetting(layer=2, stride=8)
+    for split, message in [
+        ("scheme: two_stage, fractions: [0.5, 0.6]", r"schedule.fractions: .* sum to 1"),
+        ("scheme: two_stage, fractions: [1.0]", r"schedule.fractions: .*expected 2 fractions, got 1"),
+        ("scheme: two", r"schedule.scheme: .*expected one of"),
+        ("scheme: two_stage, stages: []", r"schedule.stages: expected them or a scheme, got both"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            read(tmp_path, WHOLE, f"schedule={{{split}}}")
+
+
 def test_what_needs_the_model_names_the_line_too(tmp_path: Path) -> None:
     config = read(tmp_path, WHOLE)
     with pytest.raises(ConfigError, match=r"run.yaml:15: .*layer: expected a layer below the decoder's 2, got 2"):

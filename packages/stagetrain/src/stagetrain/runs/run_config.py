@@ -19,6 +19,8 @@ from stagetrain.schedules.schemes import SCHEMES, named_schedule
 from stagetrain.schedules.setting import CompressionSetting
 
 _OWN_TRAINING = ("output_dir", "remove_unused_columns", "resume_from_checkpoint", "auto_find_batch_size")
+_SOME_LAYERS = 2
+"""Decoder layers while the model's own are not known; any number shows whether a scheme is possible."""
 _OWN_COLLATOR = ("self", "processor", "seed")
 
 
@@ -65,7 +67,7 @@ class RunConfig:
         evaluation: What to evaluate on when `training.eval_strategy` says so.
         eval_compression: Evaluate compressed as the stage, or not at all.
         collator: Arguments of `ConversationCollator`.
-        schedule: Name of a scheme, or stages.
+        schedule: Name of a scheme; {scheme, fractions} for its stages in another split; or {stages}.
         training: Fields of `TrainingArguments`.
         dtype: Of the weights in training.
         max_skipped: Samples left out in the whole run before it stops.
@@ -117,7 +119,7 @@ class RunConfig:
             except StageTrainError as error:
                 raise self.places.error(("schedule",), str(error)) from error
         else:
-            schedule = _schedule(self.schedule, self.places)
+            schedule = _schedule(self.schedule, self.places, num_layers)
         for index, stage in enumerate(schedule.stages):
             setting = stage.compression
             where: KeyPath = ("schedule", "stages", index)
@@ -150,7 +152,7 @@ def read_run_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     if config.max_skipped < 0:
         raise places.error(("max_skipped",), f"expected at least 0, got {config.max_skipped}")
     if isinstance(config.schedule, dict):
-        _schedule(config.schedule, places)
+        _schedule(config.schedule, places, _SOME_LAYERS)
     elif config.schedule not in SCHEMES:
         raise places.error(("schedule",), f"expected stages or one of {', '.join(SCHEMES)}, got {config.schedule!r}")
     checked = {each.name: getattr(config, each.name) for each in fields(RunConfig)}
@@ -163,9 +165,16 @@ def _collator_hints() -> dict[str, Any]:
     return {name: hints[name] for name in names}
 
 
-def _schedule(values: dict[str, Any], places: Places) -> Schedule:
-    hints = {"name": str, "stages": list[Any]}
+def _schedule(values: dict[str, Any], places: Places, num_layers: int) -> Schedule:
+    hints = {"name": str, "stages": list[Any], "scheme": str, "fractions": tuple[float, ...]}
     read = read_mapping(values, hints, ("schedule",), places)
+    if "scheme" in read:
+        if "stages" in read:
+            raise places.error(("schedule", "stages"), "expected them or a scheme, got both")
+        try:
+            return named_schedule(read["scheme"], num_layers, read.get("fractions"))
+        except StageTrainError as error:
+            raise places.error(("schedule", "fractions" if "fractions" in read else "scheme"), str(error)) from error
     where: KeyPath = ("schedule", "stages")
     if not read.get("stages"):
         raise places.error(where, "expected a list of stages, got none")
