@@ -59,14 +59,18 @@ def run_seed(arguments: argparse.Namespace, place: int, seed: int) -> None:
     questions = read_questions(arguments.data, arguments.images)
     cells.measure("prior", questions.prior)
     experiment = Experiment(cells, questions, recipe, seed, _folder(arguments.out), arguments.model)
-    for arm in _arms(arguments.tables, recipe):
+    for arm in _arms(arguments, recipe):
         if place < num_seeds(arm, len(arguments.seeds)):
             experiment.measure(arm)
 
 
-def _arms(tables: list[int], recipe: Recipe) -> list[Arm]:
+def _arms(arguments: argparse.Namespace, recipe: Recipe) -> list[Arm]:
     catalogue = Catalogue(recipe.num_layers)
-    return list({arm.name: arm for table in tables for arm in catalogue.of_table(table)}.values())
+    arms = {arm.name: arm for table in arguments.tables for arm in catalogue.of_table(table)}
+    unknown = set(arguments.arms or []) - set(arms)
+    if unknown:
+        raise SystemExit(f"--arms: expected some of {', '.join(arms)}, got {', '.join(sorted(unknown))}")
+    return [arm for name, arm in arms.items() if arguments.arms is None or name in arguments.arms]
 
 
 def _folder(out: Path) -> Path:
@@ -84,6 +88,7 @@ def _arguments() -> argparse.Namespace:
     numbers = lambda text: [int(each) for each in text.split(",")]  # noqa: E731
     parser.add_argument("--out", type=Path, required=True, help="the JSON file of all cells")
     parser.add_argument("--tables", type=numbers, default=list(TABLES), help="default: all")
+    parser.add_argument("--arms", type=lambda text: text.split(","), help="default: all of the tables")
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2, 3, 4])
     parser.add_argument("--data", type=Path, default=EASY_VQA / "vqa.jsonl", help="default: easy-VQA")
     parser.add_argument("--images", type=Path, help="folder that image paths are relative to; default: the file's own")

@@ -26,16 +26,16 @@ class Cells:
 
     def measure(self, section: str, make: Callable[[], Row], **fields: object) -> Row:
         """The cell's value; made and written where the file lacks it."""
-        key = _key(section, fields)
-        if key not in self._values:
-            self._values[key] = _rounded(make())
-            self._write()
-            print(f"{key}: {json.dumps(self._values[key])[:300]}", flush=True)
-        return self._values[key]
+        found = self._values.get(_key(section, fields))
+        return self.record(section, make, **fields) if found is None else found
 
-    def has(self, section: str, **fields: object) -> bool:
-        """Whether the file has the cell."""
-        return _key(section, fields) in self._values
+    def record(self, section: str, make: Callable[[], Row], **fields: object) -> Row:
+        """The cell's value, made and written whether the file has one or not."""
+        key = _key(section, fields)
+        self._values[key] = _rounded(make())
+        self._write()
+        print(f"{key}: {json.dumps(self._values[key])[:300]}", flush=True)
+        return self._values[key]
 
     def of(self, section: str, **wanted: object) -> Iterator[tuple[dict[str, str], Row]]:
         """(configuration, value) of this version's cells of a section, those that have these values."""

@@ -99,7 +99,7 @@ class Experiment:
         directory = self._folder / f"start-{self._seed}"
         if not directory.exists():
             begin = partial(make_start, directory, self._questions, self._recipe, self._seed)
-            self._cells.measure("start", begin, seed=self._seed)
+            self._cells.record("start", begin, seed=self._seed)
         return directory
 
     @cached_property
