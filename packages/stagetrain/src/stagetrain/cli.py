@@ -6,6 +6,7 @@ import typer
 
 import vlmpress.cli
 from stagetrain.cli_assess import assess
+from stagetrain.cli_bench import bench
 from stagetrain.cli_schemes import schemes
 from stagetrain.cli_train import train
 from stagetrain.errors import StageTrainError
@@ -13,6 +14,7 @@ from vlmpress.data import DataError
 
 app = typer.Typer(help="Trains vision-language models with visual tokens pooled stage by stage.", no_args_is_help=True)
 app.command()(assess)
+app.command()(bench)
 app.command()(schemes)
 app.command()(train)
 
