@@ -19,7 +19,7 @@ from stagetrain import (
     named_schedule,
     train,
 )
-from stagetrain.errors import ConfigError, DivergedError, PoolingUnsupportedError, ScheduleError
+from stagetrain.errors import ConfigError, DivergedError, FeatureCacheError, PoolingUnsupportedError, ScheduleError
 from vlmpress.data import Record
 
 Make = Callable[..., Any]
@@ -64,7 +64,8 @@ class Run:
         self.folder = folder
 
     def __call__(self, schedule: Schedule = STAGED, model: Any = None, **changes: Any) -> tuple[Any, Any]:
-        more = {name: changes.pop(name) for name in ("freeze", "callbacks", "eval_samples", "curve") if name in changes}
+        own = ("freeze", "callbacks", "eval_samples", "curve", "feature_cache_bytes")
+        more = {name: changes.pop(name) for name in own if name in changes}
         model = self.make_model(3, dropout=0.1) if model is None else model
         args = arguments(self.folder / "out", **changes)
         return model, train(model, self.groups, self.collator, schedule, args, **more)
@@ -88,6 +89,17 @@ def test_the_loss_falls_and_the_stages_follow_the_step(run: Run) -> None:
     assert sum(result.losses[-5:]) < 0.2 * sum(result.losses[:5])
     assert [(entry.step, entry.index) for entry in result.stages] == [(0, 0), (18, 1), (42, 2)]
     assert all(rate > 0 for rate in result.tokens_per_second)
+
+
+def test_features_of_a_frozen_tower_are_kept(run: Run) -> None:
+    plain, first = run(max_steps=6, freeze=["vision"])
+    cached, second = run(max_steps=6, freeze=["vision"], feature_cache_bytes=1 << 20)
+    assert first.losses == pytest.approx(second.losses, rel=1e-4)
+    assert "forward" not in vars(cached.model.vision_tower)
+    for one, other in zip(plain.parameters(), cached.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    with pytest.raises(FeatureCacheError):
+        run(max_steps=6, feature_cache_bytes=1 << 20)
 
 
 def test_epochs_count_samples(run: Run) -> None:

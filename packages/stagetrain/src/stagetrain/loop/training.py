@@ -1,6 +1,7 @@
 """Staged training: the one function that commands, the pipeline and workers call."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from transformers.trainer_utils import SaveStrategy
 from stagetrain.attaching.attachment import Attachment, attach
 from stagetrain.errors import ConfigError
 from stagetrain.loop import checkpoints
+from stagetrain.loop.feature_cache import cache_vision_features
 from stagetrain.loop.feeding import RunLength
 from stagetrain.loop.learning_rates import LearningRateCurve
 from stagetrain.loop.parameter_groups import check_selectors, selects
@@ -61,6 +63,7 @@ def train(
     eval_compression: str = "stage",
     num_visual_tokens: int = PAPER_VISUAL_TOKENS,
     max_skipped: int = MAX_SKIPPED,
+    feature_cache_bytes: int = 0,
     processor: Any = None,
     resume_from_checkpoint: str | bool | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -84,6 +87,8 @@ def train(
         eval_compression: "stage" or "none".
         num_visual_tokens: Of an image, for the share of visual tokens in the logs.
         max_skipped: Samples left out in the whole run before it stops.
+        feature_cache_bytes: Memory for the features of a vision tower that no stage trains: each image is encoded once,
+            alone. 0: images are encoded in every step.
         processor: Saved with every checkpoint.
         resume_from_checkpoint: A checkpoint; True: the newest whole one in `output_dir`; False: start again; None: as
             True if checkpoints are saved and there is one.
@@ -95,6 +100,7 @@ def train(
         PoolingUnsupportedError: A stage compresses and the model's decoder cannot.
         ScheduleError: A stage would train nothing.
         CheckpointError: The checkpoint found is damaged or of a run with other settings.
+        FeatureCacheError: Features are to be kept of a tower that trains.
         DivergedError: The loss is not finite.
         TooManySkippedError: More samples were left out than `max_skipped`.
     """
@@ -117,7 +123,7 @@ def train(
                 eval_compression=eval_compression,
                 num_visual_tokens=num_visual_tokens,
                 max_skipped=max_skipped,
-                identity={"order": order},
+                identity={"order": order, "cached_features": feature_cache_bytes > 0},
                 processing_class=processor,
                 callbacks=list(callbacks),
             )
@@ -126,7 +132,9 @@ def train(
                 trainer.remove_callback(ProgressCallback)
             trainer.remove_callback(PrinterCallback)
             resume = _resume(args, resume_from_checkpoint)
-            trainer.train(resume_from_checkpoint=resume)
+            # Made behind the trainer, which has freed what any stage trains.
+            with cache_vision_features(unadapted(model), feature_cache_bytes) if feature_cache_bytes else nullcontext():
+                trainer.train(resume_from_checkpoint=resume)
         if schedule.kept_compression is not None:
             kept = attachment
     finally:

@@ -71,6 +71,7 @@ class RunConfig:
         training: Fields of `TrainingArguments`.
         dtype: Of the weights in training.
         max_skipped: Samples left out in the whole run before it stops.
+        feature_cache_bytes: Memory for features of a vision tower that never trains, each image encoded once; 0: none.
         freeze: Groups ("vision", "connectors", "language") or prefixes of names of parameters that never train.
         checkpoints: Folder of checkpoints and logs, to go on from; by default beside `out`.
         places: Where the values stand.
@@ -87,6 +88,7 @@ class RunConfig:
     training: dict[str, Any] = field(default_factory=dict)
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     max_skipped: int = MAX_SKIPPED
+    feature_cache_bytes: int = 0
     freeze: tuple[str, ...] = ()
     checkpoints: Path | None = None
     places: Places = field(default_factory=lambda: Places("configuration"), metadata={"key": False}, compare=False)
@@ -149,8 +151,9 @@ def read_run_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     hints = get_type_hints(TrainingArguments)
     names = [each.name for each in fields(TrainingArguments) if each.init and each.name not in _OWN_TRAINING]
     training = read_mapping(config.training, {name: hints[name] for name in names}, ("training",), places)
-    if config.max_skipped < 0:
-        raise places.error(("max_skipped",), f"expected at least 0, got {config.max_skipped}")
+    for name in ("max_skipped", "feature_cache_bytes"):
+        if getattr(config, name) < 0:
+            raise places.error((name,), f"expected at least 0, got {getattr(config, name)}")
     if isinstance(config.schedule, dict):
         _schedule(config.schedule, places, _SOME_LAYERS)
     elif config.schedule not in SCHEMES:

@@ -122,6 +122,7 @@ def execute(run: PreparedRun, on_progress: Progress | None = None) -> TrainResul
         eval_samples=run.eval_samples,
         eval_compression=config.eval_compression,
         max_skipped=config.max_skipped,
+        feature_cache_bytes=config.feature_cache_bytes,
         on_progress=on_progress,
         num_visual_tokens=run.num_visual_tokens or PAPER_VISUAL_TOKENS,
     )
