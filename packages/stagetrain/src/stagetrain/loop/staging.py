@@ -69,13 +69,6 @@ class StageSwitch:
         self._compress(stage)
         return stage
 
-    def num_trainable(self) -> tuple[int, ...]:
-        """Parameters that each stage trains."""
-        return tuple(
-            sum(value.numel() for name, value in self._parameters if _trains(name, stage))
-            for stage in self._schedule.stages
-        )
-
     @contextmanager
     def without_compression(self) -> Iterator[None]:
         """The plain model, then the stage's compression again."""
