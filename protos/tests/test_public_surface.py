@@ -23,6 +23,8 @@ SURFACE = {
         "create",
         "digest_bytes",
         "digest_file",
+        "flush",
+        "flush_tree",
         "from_json_bytes",
         "import_model_code",
         "quantized_loader",
@@ -30,6 +32,8 @@ SURFACE = {
         "reducer_attachment",
         "to_json_bytes",
         "verify",
+        "whole_directory",
+        "whole_file",
         "write_policy",
     ],
     "vlmpress.data": [

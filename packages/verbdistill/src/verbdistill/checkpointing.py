@@ -8,9 +8,7 @@
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 
 from verbdistill.config import DistillConfig
 from verbdistill.errors import CheckpointError
+from vlmpress.artifact import whole_directory, whole_file
 
 RUN = "run.json"
 STATE = "state.json"
@@ -44,7 +43,8 @@ class Checkpoints:
         for left in folder.glob(".*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
         if not (folder / RUN).exists():
-            _write_text(folder / RUN, json.dumps({"fingerprint": fingerprint}))
+            with whole_file(folder / RUN) as file:
+                file.write(json.dumps({"fingerprint": fingerprint}).encode())
             return
         found = _read_json(folder / RUN).get("fingerprint")
         if found != fingerprint:
@@ -72,20 +72,12 @@ class Checkpoints:
         """Keeps a finished phase: its folder appears whole or not at all."""
         if self._folder is None:
             return
-        folder = Path(tempfile.mkdtemp(prefix=f".{phase}.", suffix=".tmp", dir=self._folder))
-        try:
+        with whole_directory(self._folder / phase) as folder:
             for name, values in tensors.items():
                 save_file(
                     {key: value.detach().contiguous() for key, value in values.items()}, folder / f"{name}.safetensors"
                 )
             (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
-            for path in folder.iterdir():
-                _flush(path)
-            folder.rename(self._folder / phase)
-            _flush(self._folder)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
 
 
 def fingerprint(config: DistillConfig, models: Mapping[str, nn.Module]) -> str:
@@ -134,20 +126,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
-
-
-def _write_text(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).rename(path)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,6 +14,7 @@ from vlmpress.artifact.extensions import (
     write_policy,
 )
 from vlmpress.artifact.manifest import Spec, from_json_bytes, to_json_bytes
+from vlmpress.artifact.writing import flush, flush_tree, whole_directory, whole_file
 
 __all__ = [
     "COMPRESSION_FILE",
@@ -28,6 +29,8 @@ __all__ = [
     "create",
     "digest_bytes",
     "digest_file",
+    "flush",
+    "flush_tree",
     "from_json_bytes",
     "import_model_code",
     "quantized_loader",
@@ -35,5 +38,7 @@ __all__ = [
     "reducer_attachment",
     "to_json_bytes",
     "verify",
+    "whole_directory",
+    "whole_file",
     "write_policy",
 ]

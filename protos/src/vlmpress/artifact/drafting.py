@@ -1,7 +1,6 @@
 """Writes artifact directories: whole or not at all."""
 
 import errno
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from vlmpress.artifact.directory import DIGEST, MANIFEST, Artifact, is_safe, reg
 from vlmpress.artifact.errors import ArtifactError
 from vlmpress.artifact.manifest import FORMAT_VERSION, Spec, kind_of, to_json_bytes
 from vlmpress.artifact.v1 import artifact_pb2 as pb
+from vlmpress.artifact.writing import flush, flush_tree
 
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
@@ -62,7 +62,7 @@ class Draft:
         digest = digest_bytes(data)
         (self.path / MANIFEST).write_bytes(data)
         (self.path / DIGEST).write_text(f"{digest}\n", encoding="ascii")
-        _flush_tree(self.path)
+        flush_tree(self.path)
         try:
             self.path.rename(self._target)
         except OSError as error:
@@ -72,7 +72,7 @@ class Draft:
                 f"{self._target}: expected a path that does not exist yet, got {error.strerror}"
             ) from error
         self.artifact = Artifact(self._target, manifest, digest)
-        _flush(self._target.parent)
+        flush(self._target.parent)
         return self.artifact
 
 
@@ -110,17 +110,3 @@ def _draft_files(folder: Path) -> list[str]:
 def _describe(folder: Path, name: str) -> pb.File:
     path = folder / name
     return pb.File(path=name, sha256=digest_file(path), size_bytes=path.stat().st_size)
-
-
-def _flush_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        _flush(path)
-    _flush(folder)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
