@@ -1,6 +1,5 @@
 """Folders for what is being written, removed when their writer ends, however it ends."""
 
-import errno
 import fcntl
 import os
 import shutil
@@ -57,23 +56,3 @@ def _lock(folder: Path) -> int | None:
         os.close(handle)
         return None
     return handle
-
-
-def flush(path: Path) -> None:
-    """Forces a file's content, or a directory's entries, to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        # Some network file systems cannot sync a directory; the rename is still atomic there.
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(handle)
-
-
-def flush_tree(folder: Path) -> None:
-    """Forces everything below and including `folder` to disk."""
-    for path in folder.rglob("*"):
-        flush(path)
-    flush(folder)

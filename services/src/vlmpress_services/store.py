@@ -5,16 +5,26 @@ tags/<name>           a file holding a digest, replaced atomically
 incoming/<random>/    drafts being filled; nobody looks here
 """
 
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from vlmpress.artifact import Artifact, ArtifactError, ArtifactFaultError, Draft, Spec, read, verify
+from vlmpress.artifact import (
+    Artifact,
+    ArtifactError,
+    ArtifactFaultError,
+    Draft,
+    Spec,
+    flush,
+    flush_tree,
+    read,
+    verify,
+    whole_file,
+)
 from vlmpress_services.errors import InvalidRequestError, NotFoundError
-from vlmpress_services.incoming import flush, flush_tree, incoming_folder
+from vlmpress_services.incoming import incoming_folder
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -127,16 +137,9 @@ class LocalStore:
         if not _DIGEST.fullmatch(digest):
             raise InvalidRequestError(f"tag {name!r}: expected a digest of 64 hex digits, got {digest!r}")
         self.resolve(digest)
-        self._tags.mkdir(parents=True, exist_ok=True)
-        # The leading dot keeps an unfinished file out of every listing.
-        temporary = self._tags / f".{name[:64]}.{os.urandom(8).hex()}"
-        try:
-            temporary.write_text(f"{digest}\n", encoding="ascii")
-            flush(temporary)
-            temporary.replace(self._tags / name)
-        finally:
-            temporary.unlink(missing_ok=True)
-        flush(self._tags)
+        # The leading dot of an unfinished file keeps it out of every listing.
+        with whole_file(self._tags / name) as file:
+            file.write(f"{digest}\n".encode("ascii"))
 
     def tags(self) -> dict[str, str]:
         """Digest of every tag, by name."""

@@ -1,8 +1,6 @@
 """The command `edgevlm`."""
 
 import json
-import shutil
-import tempfile
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +10,7 @@ import typer
 
 import vlmpress.cli
 from edgevlm.errors import BuildError, EdgeVlmError, ImageError
-from vlmpress.artifact import ArtifactError
+from vlmpress.artifact import ArtifactError, whole_directory
 
 if TYPE_CHECKING:
     from edgevlm.events import Finish
@@ -74,15 +72,9 @@ def build(
     model, processor = build_model(
         *parts, num_compressed_tokens=compressed_tokens, fusion=fusion.value, compressor=compressor.value, seed=seed
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
+    with whole_directory(out) as draft:
         model.save_pretrained(draft)
         processor.save_pretrained(draft)
-        draft.chmod(0o755)
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     print(f"{out}: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stagetrain.errors import ExtraMissingError, PlotError
+from vlmpress.artifact import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,16 +54,6 @@ def save_figure(figure: Figure, path: Path) -> None:
 
     suffix = check_format(path)
     metadata = {"Software": None} if suffix == ".png" else {"Date": None, "Creator": None}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        # Ids inside an SVG are random without a salt.
-        with os.fdopen(handle, "wb") as file, rc_context({"svg.hashsalt": path.suffix}):
-            figure.savefig(file, format=suffix[1:], dpi=_DPI, metadata=metadata)
-        # As any new file: mkstemp keeps it to its owner.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    # Ids inside an SVG are random without a salt.
+    with whole_file(path) as file, rc_context({"svg.hashsalt": path.suffix}):
+        figure.savefig(file, format=suffix[1:], dpi=_DPI, metadata=metadata)

@@ -1,7 +1,6 @@
 """Checkpoints of a run: what Trainer writes and run.json, there whole or not at all."""
 
 import json
-import os
 import re
 import shutil
 import zlib
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
 from stagetrain.errors import CheckpointError
+from vlmpress.artifact import flush, flush_tree
 
 RUN = "run.json"
 _DRAFT = ".checkpoint-draft"
@@ -75,12 +75,11 @@ def publish(draft: Path, target: Path, run: Mapping[str, Any]) -> None:
     files = {path.relative_to(draft).as_posix(): path for path in sorted(draft.rglob("*")) if path.is_file()}
     sums = {name: [path.stat().st_size, _crc32(path)] for name, path in files.items()}
     (draft / RUN).write_text(json.dumps({**run, "files": sums}, sort_keys=True) + "\n", encoding="utf-8")
-    for path in (*files.values(), draft / RUN, draft):
-        _flush(path)
+    flush_tree(draft)
     if target.exists():
         shutil.rmtree(target)
     draft.rename(target)
-    _flush(target.parent)
+    flush(target.parent)
 
 
 def read_run(checkpoint: Path) -> dict[str, Any]:
@@ -184,11 +183,3 @@ def _crc32(path: Path) -> int:
         while chunk := file.read(_CHUNK_BYTES):
             value = zlib.crc32(chunk, value)
     return value
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
