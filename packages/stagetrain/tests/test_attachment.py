@@ -181,6 +181,21 @@ def test_impossible_places_are_refused(make_model: MakeModel, layer: int, stride
         attach(make_model(3)).set(CompressionSetting(layer=layer, stride=stride))
 
 
+def test_a_learned_compressor_serves_no_more_slots_than_it_was_made_for(make_model: MakeModel) -> None:
+    attachment = attach(make_model(3))
+    wide, narrow = (CompressionSetting(layer=0, stride=stride, compressor="q_former") for stride in (2, 4))
+    attachment.set(narrow)
+    module = attachment.module
+    with pytest.raises(ScheduleError, match="at most the 1 slots it was made for, got 2"):
+        attachment.set(wide)
+    attachment.detach()
+    attachment.set(wide)
+    assert attachment.module is not module
+    module = attachment.module
+    attachment.set(narrow)
+    assert attachment.module is module
+
+
 def test_calls_that_hide_the_visual_tokens_are_refused(make_model: MakeModel) -> None:
     model, batch = make_model(3), inputs([ONE])
     attach(model).set(CompressionSetting(layer=1, stride=2))

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 import vlmpress.cli
+from stagetrain.cli_model import load_model
 from stagetrain.errors import ConfigError
 from stagetrain.figures import check_format, new_figure, save_figure
-from vlmpress.cli import UserError
 from vlmpress.data import load_records
 
 _LAYER_SHARES = (0.0625, 0.25, 0.5, 0.75)
@@ -41,13 +41,16 @@ def assess(
         # A missing extra must not show itself after all questions have been asked.
         new_figure(1, 1)
     # The imports take seconds; --help needs none of them.
+    import torch
+
     from stagetrain import assessing
 
     wanted = None if strides is None else _numbers("--strides", strides)
     places = None if layers is None else _numbers("--layers", layers)
     names = [name.strip() for name in compressor.split(",")]
     questions = assessing.questions_of(load_records(data, images), limit)
-    loaded, processor = _load(model)
+    loaded, processor = load_model(model)
+    loaded.to("cuda" if torch.cuda.is_available() else "cpu")
     settings = _settings(model, loaded, names, places, wanted)
     with vlmpress.cli.progress("assess") as bar:
         assessment = assessing.assess(
@@ -103,21 +106,3 @@ def _default_layers(num_layers: int) -> list[int]:
     """The paper's 2 of 32 at first, then every quarter."""
     found = {min(max(1, round(share * num_layers)), num_layers - 1) for share in _LAYER_SHARES}
     return sorted(found)
-
-
-def _load(directory: Path) -> tuple[Any, Any]:
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.utils.logging import disable_progress_bar
-
-    from vlmpress.artifact import ArtifactError, import_model_code
-
-    # Its bars for reading a file would stand between ours and the one line of an error.
-    disable_progress_bar()
-    try:
-        import_model_code(directory)
-        model: Any = AutoModelForImageTextToText.from_pretrained(directory)
-        processor = AutoProcessor.from_pretrained(directory)
-    except (ArtifactError, OSError, ValueError) as error:
-        raise UserError(f"{directory}: expected a model directory with a processor, got {error}") from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor

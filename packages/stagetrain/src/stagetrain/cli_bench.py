@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import vlmpress.cli
-from vlmpress.cli import UserError
+from stagetrain.cli_model import load_model
 
 
 def bench(
@@ -60,19 +60,10 @@ def _from_directory(directory: Path, batch: int, num_text: int) -> tuple[Any, An
     """A model and a batch of noise images with a text of about `num_text` tokens, made by its own processor."""
     import torch
     from PIL import Image
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.utils.logging import disable_progress_bar
 
     from stagetrain.loop.feature_cache import vision_tower
-    from vlmpress.artifact import ArtifactError, import_model_code
 
-    disable_progress_bar()
-    try:
-        import_model_code(directory)
-        model = AutoModelForImageTextToText.from_pretrained(directory)
-        processor = AutoProcessor.from_pretrained(directory)
-    except (ArtifactError, OSError, ValueError) as error:
-        raise UserError(f"{directory}: expected a model directory with a processor, got {error}") from error
+    model, processor = load_model(directory)
     vision_tower(model).requires_grad_(False)
     side = getattr(model.config.vision_config, "image_size", 448)
     image = Image.effect_noise((side, side), 80).convert("RGB")

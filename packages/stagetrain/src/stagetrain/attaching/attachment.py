@@ -130,7 +130,6 @@ class Attachment:
             embedding = self._model.get_input_embeddings().weight
             module = compressor.build(embedding.shape[1], slots)
             assert module is not None
-            module.num_slots = slots  # type: ignore[assignment]
             module.train(self._model.training)
             self._model.add_module(MODULE_NAME, module.to(embedding.device, embedding.dtype))
 

@@ -66,7 +66,7 @@ class Compressor(ABC):
         """The learned part of a model of `hidden_size` with at most `num_slots` slots a unit; None: there is none.
 
         The module's forward is (units: Units, stride: int) -> [U, N, D] in the order of slots: states that replace
-        the means of the slots' tokens.
+        the means of the slots' tokens. Its `num_slots` is the one it was built with.
         """
         return None
 

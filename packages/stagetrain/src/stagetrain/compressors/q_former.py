@@ -90,11 +90,15 @@ class QFormer(torch.nn.Module):
         hidden_size: D.
         num_queries: Most queries a unit can have; one with fewer tokens uses the first of them.
         shape: Sizes of the transformer.
+
+    Attributes:
+        num_slots: `num_queries`; a shard of the queries would not tell.
+        shape: Of the arguments.
     """
 
     def __init__(self, hidden_size: int, num_queries: int, shape: QFormerShape) -> None:
         super().__init__()
-        self.shape = shape
+        self.num_slots, self.shape = num_queries, shape
         config = Blip2QFormerConfig(
             hidden_size=shape.hidden_size,
             num_hidden_layers=shape.num_layers,

@@ -14,12 +14,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from stagetrain.errors import ConfigError
 from stagetrain.runs.run_config import DataConfig, RunConfig
 from stagetrain.samples.groups import ImageGroups, Sample, SingleRecords
 from stagetrain.samples.placeholders import ImageEncoder
 from vlmpress.artifact import ArtifactError, import_model_code
-from vlmpress.data import Record, load_records, open_records
+from vlmpress.data import load_records, open_records
 
 _FAULTS = (ArtifactError, OSError, ValueError, KeyError)
 
@@ -103,20 +102,12 @@ def load_samples(data: DataConfig) -> Sequence[Sample]:
     """The samples of a file.
 
     Raises:
-        DataError: The file is not what it should be.
-        ConfigError: No record is left.
+        DataError: The file is not what it should be, or no record is of the split.
     """
+    split = "train" if data.split is None else data.split
     if data.group_by_image:
-        records: Sequence[Record] = load_records(data.records, data.images, split=data.split)
-        if data.split is None:
-            records = [record for record in records if record.split != "test"]
-    else:
-        records = open_records(data.records, data.images, split=data.split)
-        if data.split is None and any(record.split is not None for record in records[:1]):
-            records = open_records(data.records, data.images, split="train")
-    if not len(records):
-        raise ConfigError(f"{data.records}: expected records to train on, got none of split {data.split or 'train'}")
-    return ImageGroups(records) if data.group_by_image else SingleRecords(records)
+        return ImageGroups(load_records(data.records, data.images, split=split))
+    return SingleRecords(open_records(data.records, data.images, split=split))
 
 
 def tokens_of_an_image(processor: Any, samples: Sequence[Sample]) -> int | None:
