@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from verbdistill import BatchError
-from verbdistill.collating import RecordBatches
+from verbdistill.data.collating import RecordBatches
 from vlmpress.data import Record, Turn
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from verbdistill.config import DistillConfig
-from verbdistill.distilling import distill
 from verbdistill.errors import CheckpointError, NonFiniteLossError, TargetError
+from verbdistill.steps.distilling import distill
 
 
 def config(**changes):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from verbdistill import BatchError, response_states
-from verbdistill.hidden import response_positions
+from verbdistill.models.states import response_positions
 
 
 def test_states_are_those_of_transformers(llava, batches):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from verbdistill import VocabularyMismatchError, ar_loss, check_vocabularies, kl_loss, kl_matrix
-from verbdistill.losses import shared_words
+from verbdistill.losses.losses import shared_words
 
 
 def slow_kl(teacher, student, num_words):

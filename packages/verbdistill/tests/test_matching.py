@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verbdistill import MatchingError, match_layers
-from verbdistill.matching import candidate_range, draw_probabilities
+from verbdistill.matching.matching import candidate_range, draw_probabilities
 
 
 def reference_probabilities(values, scale):

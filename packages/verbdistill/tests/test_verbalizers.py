@@ -10,7 +10,7 @@ from verbdistill import (
     load_verbalizers,
     save_verbalizers,
 )
-from verbdistill.verbalizers import VerbFFN
+from verbdistill.verbalizers.verbalizers import VerbFFN
 from vlmpress.artifact import ArtifactError, ArtifactFaultError, verify
 
 

@@ -1,7 +1,6 @@
 """Layer-wise distillation of vision-language models through verbalizers (VLsI)."""
 
 from verbdistill.config import DistillConfig
-from verbdistill.distilling import DistillResult, distill
 from verbdistill.errors import (
     BatchError,
     CheckpointError,
@@ -14,14 +13,15 @@ from verbdistill.errors import (
     VerbDistillError,
     VocabularyMismatchError,
 )
-from verbdistill.hidden import ResponseStates, response_states
-from verbdistill.losses import ar_loss, kl_loss, kl_matrix
-from verbdistill.matching import match_layers
-from verbdistill.phases import Pair, interaction_loss
-from verbdistill.storing import load_verbalizers, report, save_student, save_verbalizers
-from verbdistill.targets import default_targets
-from verbdistill.verbalizers import Verbalizer, Verbalizers
-from verbdistill.vocabulary import check_vocabularies
+from verbdistill.losses.losses import ar_loss, kl_loss, kl_matrix
+from verbdistill.matching.matching import match_layers
+from verbdistill.models.states import ResponseStates, response_states
+from verbdistill.models.targets import default_targets
+from verbdistill.models.vocabulary import check_vocabularies
+from verbdistill.runs.storing import load_verbalizers, report, save_student, save_verbalizers
+from verbdistill.steps.distilling import DistillResult, distill
+from verbdistill.steps.phases import Pair, interaction_loss
+from verbdistill.verbalizers.verbalizers import Verbalizer, Verbalizers
 
 __all__ = [
     "BatchError",

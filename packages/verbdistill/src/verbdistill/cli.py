@@ -26,12 +26,12 @@ def run(
 ) -> None:
     """Distils a teacher into a student as a YAML file says."""
     # Checked before torch is loaded, so that a typing error shows at once.
-    from verbdistill.run_config import read_run_config
+    from verbdistill.runs.run_config import read_run_config
 
     settings = read_run_config(config)
     from transformers.utils.logging import disable_progress_bar
 
-    from verbdistill.running import run as distil
+    from verbdistill.runs.running import run as distil
 
     disable_progress_bar()
     with progress("distilling") as bar:
@@ -62,8 +62,8 @@ def match(
     """Draws one teacher target for each student target (Algorithm 1)."""
     import torch
 
-    from verbdistill.matching import match_layers
-    from verbdistill.matrix_file import read_matrix
+    from verbdistill.matching.matching import match_layers
+    from verbdistill.matching.matrix_file import read_matrix
 
     matrix = read_matrix(kld)
     matches = match_layers(matrix, scale=scale, generator=torch.Generator().manual_seed(seed))

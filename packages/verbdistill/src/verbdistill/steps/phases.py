@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from verbdistill.backbone import language_head, vocab_size
 from verbdistill.config import DistillConfig
-from verbdistill.hidden import ResponseStates, response_states
-from verbdistill.losses import ar_loss, kl_loss, kl_matrix, shared_words
-from verbdistill.matching import match_layers
-from verbdistill.optimizing import Updater, check_finite
-from verbdistill.trainable import trained_in_full, trained_with_lora
-from verbdistill.verbalizers import Verbalizers
+from verbdistill.loop.optimizing import Updater, check_finite
+from verbdistill.loop.trainable import trained_in_full, trained_with_lora
+from verbdistill.losses.losses import ar_loss, kl_loss, kl_matrix, shared_words
+from verbdistill.matching.matching import match_layers
+from verbdistill.models.parts import language_head, vocab_size
+from verbdistill.models.states import ResponseStates, response_states
+from verbdistill.verbalizers.verbalizers import Verbalizers
 
 VERBALIZATION, INTERACTION, SFT = "verbalization", "interaction", "sft"
 

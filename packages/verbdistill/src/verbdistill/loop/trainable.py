@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from verbdistill.backbone import base_model, language_model, vision_tower
+from verbdistill.models.parts import base_model, language_model, vision_tower
 
 
 @contextmanager

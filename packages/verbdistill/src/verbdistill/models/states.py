@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from verbdistill.backbone import base_model, decoder_layers
 from verbdistill.errors import BatchError
+from verbdistill.models.parts import base_model, decoder_layers
 
 IGNORED = -100
 

@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from verbdistill.checkpointing import owned_parameters, restore_parameters
 from verbdistill.config import DistillConfig
-from verbdistill.distilling import DistillResult
 from verbdistill.errors import CheckpointError, TargetError, VerbalizersError
-from verbdistill.verbalizers import Verbalizers
+from verbdistill.loop.checkpointing import owned_parameters, restore_parameters
+from verbdistill.steps.distilling import DistillResult
+from verbdistill.verbalizers.verbalizers import Verbalizers
 from verbdistill.wire import (
     DistillationSpec,
     VerbalizersSpec,

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from verbdistill.backbone import decoder_layers
-from verbdistill.checkpointing import Checkpoints, fingerprint, owned_parameters, restore_parameters
 from verbdistill.config import DistillConfig
-from verbdistill.phases import (
+from verbdistill.loop.checkpointing import Checkpoints, fingerprint, owned_parameters, restore_parameters
+from verbdistill.models.parts import decoder_layers
+from verbdistill.models.targets import check_pair, check_targets, default_targets
+from verbdistill.steps.phases import (
     INTERACTION,
     SFT,
     VERBALIZATION,
@@ -23,8 +24,7 @@ from verbdistill.phases import (
     run_sft,
     run_verbalization,
 )
-from verbdistill.targets import check_pair, check_targets, default_targets
-from verbdistill.verbalizers import Verbalizers
+from verbdistill.verbalizers.verbalizers import Verbalizers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from verbdistill.backbone import decoder_layers, final_norm, hidden_size, language_head
-from verbdistill.targets import check_targets
+from verbdistill.models.parts import decoder_layers, final_norm, hidden_size, language_head
+from verbdistill.models.targets import check_targets
 
 
 class VerbFFN(nn.Module):

@@ -5,13 +5,13 @@ from typing import Any
 
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from verbdistill.collating import RecordBatches
-from verbdistill.distilling import DistillResult, distill
+from verbdistill.data.collating import RecordBatches
 from verbdistill.errors import ConfigError
-from verbdistill.phases import OnProgress
-from verbdistill.run_config import RunConfig
-from verbdistill.storing import save_student, save_verbalizers
-from verbdistill.vocabulary import check_vocabularies
+from verbdistill.models.vocabulary import check_vocabularies
+from verbdistill.runs.run_config import RunConfig
+from verbdistill.runs.storing import save_student, save_verbalizers
+from verbdistill.steps.distilling import DistillResult, distill
+from verbdistill.steps.phases import OnProgress
 from vlmpress.artifact import Artifact, import_model_code, read
 from vlmpress.data import load_records
 

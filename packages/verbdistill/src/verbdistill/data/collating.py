@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from verbdistill.errors import BatchError
-from verbdistill.hidden import IGNORED
+from verbdistill.models.states import IGNORED
 from vlmpress.data import Record, chat_messages
 
 Row = tuple[Tensor, Tensor, Tensor]

@@ -1,0 +1,1 @@
+"""Batches of dataset records for one model or a pair."""

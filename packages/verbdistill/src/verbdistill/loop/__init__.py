@@ -1,0 +1,1 @@
+"""How a phase trains: optimizer, accumulation, several processes, checkpoints."""

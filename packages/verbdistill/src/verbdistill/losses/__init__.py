@@ -1,0 +1,1 @@
+"""Losses over response tokens; logits exist for a chunk of tokens at a time."""

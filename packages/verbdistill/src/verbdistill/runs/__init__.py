@@ -1,0 +1,1 @@
+"""Runs as a configuration file names them."""

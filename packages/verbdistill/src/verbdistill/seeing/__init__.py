@@ -1,0 +1,1 @@
+"""What layers say, how students answer, and pictures of both."""
