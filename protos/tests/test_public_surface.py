@@ -12,6 +12,7 @@ import vlmpress.data
 SURFACE = {
     "vlmpress.artifact": [
         "COMPRESSION_FILE",
+        "COMPRESSION_WEIGHTS_FILE",
         "POLICY_FILE",
         "Artifact",
         "ArtifactError",

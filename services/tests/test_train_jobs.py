@@ -13,6 +13,7 @@ from stagetrain.wire import schedule_from_proto, schedule_to_proto
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError, NotFoundError, ServicesError
 from vlmpress_services.job_work import check_spec, do_work
+from vlmpress_services.train_settings import config_of, plan_of
 
 SETTINGS = "training: {max_steps: 6, learning_rate: 0.01, per_device_train_batch_size: 2, save_steps: 2}\n"
 STAGED = Schedule(
@@ -205,17 +206,13 @@ def test_ray_is_asked_for_before_there_is_a_job(
         check_spec(job, store)
 
 
-def test_the_whole_weights_are_what_the_model_saves(tiny_llava_directory: Path) -> None:
-    """What FSDP needs a GPU for; that a gathered state is written like the model's own shows here."""
-    from types import SimpleNamespace
-
-    from transformers import LlavaForConditionalGeneration
-
-    from vlmpress_services.train_work import WholeWeights
-
-    model: Any = LlavaForConditionalGeneration.from_pretrained(tiny_llava_directory)
-    whole: Any = WholeWeights()
-    whole.on_train_end(SimpleNamespace(fsdp=[]), None, None, model=model)
-    assert whole.weights is None
-    whole.on_train_end(SimpleNamespace(fsdp=["full_shard"]), None, None, model=model)
-    assert whole.weights.keys() == model.state_dict().keys()
+@pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])
+def test_activations_may_be_made_twice_under_either_name(
+    store: Any, add_model: Any, add_dataset: Any, tmp_path: Path, name: str
+) -> None:
+    settings = f"training: {{{name}: true}}"
+    model, dataset = add_model(), add_dataset()
+    job = spec(model=model.digest, dataset=dataset.digest, scheme="plain", settings_yaml=settings)
+    check_spec(job, store)
+    plan = plan_of(job.train, model.path, dataset.path, tmp_path)
+    assert config_of(plan).training_arguments().activation_checkpointing

@@ -12,10 +12,10 @@ import typer
 import vlmpress.cli
 from stagetrain.assessing import Assessment, LayerAttention, Score, SettingResult
 from stagetrain.assessing.plot import assessment_figure
-from stagetrain.attaching.saved_setting import SETTING
 from stagetrain.cli_assess import _default_layers, assess
 from stagetrain.errors import StageTrainError
 from stagetrain.schedules.setting import CompressionSetting
+from vlmpress.artifact import COMPRESSION_FILE
 from vlmpress.data import DataError, Record, write_records
 
 MakeModel = Callable[..., Any]
@@ -72,13 +72,13 @@ def test_the_setting_that_a_model_was_trained_with_is_asked_under_too(
 ) -> None:
     shutil.copytree(folder / "model", tmp_path / "model")
     saved = {"format_version": 1, "layer": 2, "stride": 3, "compressor": "k_means", "seed": 0}
-    (tmp_path / "model" / SETTING).write_text(json.dumps(saved))
+    (tmp_path / "model" / COMPRESSION_FILE).write_text(json.dumps(saved))
     options = ["--model", str(tmp_path / "model"), "--layers", "1", "--strides", "4", "--limit", "4", "--json"]
     assert run(folder, *options) == 0
     rows = json.loads(capsys.readouterr().out)["results"]
     places = [(row["compressor"], row["layer"], row["stride"]) for row in rows]
     assert places == [(None, None, None), ("k_means", 2, 3), ("average", 1, 4)]
-    (tmp_path / "model" / SETTING).write_text(json.dumps({**saved, "compressor": "q_former", "layer": 0}))
+    (tmp_path / "model" / COMPRESSION_FILE).write_text(json.dumps({**saved, "compressor": "q_former", "layer": 0}))
     assert run(folder, *options) == 2
     assert "whole without q_former" in capsys.readouterr().err
 

@@ -9,8 +9,6 @@ from transformers import LlavaForConditionalGeneration
 
 from stagetrain import CompressionSetting, attach
 from stagetrain.attaching.saved_setting import (
-    SETTING,
-    WEIGHTS,
     load_compression,
     plain_state,
     save_compression,
@@ -18,6 +16,7 @@ from stagetrain.attaching.saved_setting import (
 )
 from stagetrain.compressors import COMPRESSORS
 from stagetrain.errors import CompressionError
+from vlmpress.artifact import COMPRESSION_FILE, COMPRESSION_WEIGHTS_FILE
 
 MakeModel = Callable[..., Any]
 IMAGE = 3
@@ -43,7 +42,8 @@ def test_a_fresh_model_gives_the_same_logits(make_model: MakeModel, tmp_path: Pa
             parameter.add_(torch.randn_like(parameter) * 0.1)
         expected = model(**batch()).logits
     save_compression(tmp_path, attachment)
-    assert {path.name for path in tmp_path.iterdir()} == {SETTING, *([WEIGHTS] if name == "q_former" else [])}
+    weights = {COMPRESSION_WEIGHTS_FILE} if name == "q_former" else set()
+    assert {path.name for path in tmp_path.iterdir()} == {COMPRESSION_FILE} | weights
     fresh = make_model(3)
     loaded = load_compression(fresh, tmp_path)
     assert loaded is not None
@@ -73,8 +73,8 @@ def test_saving_again_replaces_everything(make_model: MakeModel, tmp_path: Path)
     for name in ("q_former", "average"):
         attachment.set(setting_of(name))
         save_compression(tmp_path, attachment)
-    assert [path.name for path in tmp_path.iterdir()] == [SETTING]
-    assert json.loads((tmp_path / SETTING).read_text()) == {
+    assert [path.name for path in tmp_path.iterdir()] == [COMPRESSION_FILE]
+    assert json.loads((tmp_path / COMPRESSION_FILE).read_text()) == {
         "format_version": 1,
         "layer": 1,
         "stride": 2,
@@ -116,11 +116,11 @@ GOOD: dict[str, Any] = {"format_version": 1, "layer": 1, "stride": 2, "compresso
 def test_a_damaged_setting_is_an_error_that_names_the_file(
     make_model: MakeModel, tmp_path: Path, text: str, message: str
 ) -> None:
-    (tmp_path / SETTING).write_text(text, encoding="latin-1")
+    (tmp_path / COMPRESSION_FILE).write_text(text, encoding="latin-1")
     model = make_model(2)
     with pytest.raises(CompressionError, match=message) as caught:
         load_compression(model, tmp_path)
-    assert str(tmp_path / SETTING) in str(caught.value)
+    assert str(tmp_path / COMPRESSION_FILE) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -133,14 +133,14 @@ def test_damaged_weights_are_an_error_and_leave_the_model_plain(
     attachment = attach(model)
     attachment.set(setting_of("q_former"))
     save_compression(tmp_path, attachment)
-    weights = tmp_path / WEIGHTS
+    weights = tmp_path / COMPRESSION_WEIGHTS_FILE
     if damage == "missing":
         weights.unlink()
     elif damage == "cut":
         weights.write_bytes(weights.read_bytes()[:-9])
     fresh = make_model(2)
     before = fresh(**batch()).logits
-    with pytest.raises(CompressionError, match=WEIGHTS):
+    with pytest.raises(CompressionError, match=COMPRESSION_WEIGHTS_FILE):
         load_compression(fresh, tmp_path)
     assert torch.equal(fresh(**batch()).logits, before)
     assert set(dict(fresh.named_parameters())) == set(dict(make_model(2).named_parameters()))

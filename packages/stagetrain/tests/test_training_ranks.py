@@ -18,7 +18,7 @@ def free_port() -> int:
         return int(opened.getsockname()[1])
 
 
-def launch(folder: Path, num_ranks: int, batch: int, parts: int) -> list[subprocess.Popen[str]]:
+def launch(script: Path, num_ranks: int, *arguments: object) -> list[subprocess.Popen[str]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     if num_ranks > 1:
         port = str(free_port())
@@ -26,7 +26,7 @@ def launch(folder: Path, num_ranks: int, batch: int, parts: int) -> list[subproc
     started = []
     for rank in range(num_ranks):
         own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)} if num_ranks > 1 else environment
-        command = [sys.executable, str(SCRIPT), str(folder), str(batch), str(parts)]
+        command = [sys.executable, str(script), *map(str, arguments)]
         started.append(subprocess.Popen(command, env=own, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     return started
 
@@ -35,7 +35,9 @@ def launch(folder: Path, num_ranks: int, batch: int, parts: int) -> list[subproc
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("ranks")
     runs = {"ranks": (2, 4, 1), "parts": (1, 4, 2), "whole": (1, 8, 1)}
-    started = {name: launch(root / name, *setting) for name, setting in runs.items()}
+    started = {
+        name: launch(SCRIPT, num_ranks, root / name, batch, parts) for name, (num_ranks, batch, parts) in runs.items()
+    }
     try:
         for name, processes in started.items():
             for process in processes:
@@ -81,3 +83,37 @@ def test_several_processes_go_on_from_a_checkpoint_bit_for_bit(folders: dict[str
             assert all(torch.equal(staged[name], resumed[name]) for name in staged)
     names = {path.name for path in (folders["ranks"] / "checkpoint-6").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth", "run.json", "optimizer.pt"} <= names
+
+
+APART = """
+import sys
+
+import torch
+from transformers import TrainingArguments
+
+from stagetrain import StageTrainer, named_schedule
+from stagetrain.errors import ConfigError
+
+torch.cuda.is_available = lambda: False
+args = TrainingArguments(output_dir=sys.argv[1], max_steps=1, report_to=[])
+assert args.world_size == 1
+try:
+    StageTrainer(torch.nn.Linear(1, 1), args, named_schedule("plain", 2), [{}])
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_processes_that_would_each_train_alone_are_refused(tmp_path: Path) -> None:
+    """Trainer does not know of the others without a GPU, unless it is told that there is none."""
+    script = tmp_path / "apart.py"
+    script.write_text(APART)
+    started = launch(script, 2, tmp_path)
+    try:
+        for process in started:
+            output, _ = process.communicate(timeout=TIMEOUT_S)
+            assert "use_cpu: expected true for 2 processes without GPUs, got False" in output
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()

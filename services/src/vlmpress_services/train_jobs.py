@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
 
-from vlmpress.artifact import Artifact, digest_bytes
+from vlmpress.artifact import COMPRESSION_WEIGHTS_FILE, Artifact, digest_bytes
 from vlmpress.artifact.extensions import POLICY_FILE
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
@@ -30,7 +30,6 @@ MODEL_KINDS = ("model", "edge_model")
 DISTRIBUTION = "vlmpress-services"
 MAX_WORKERS, MAX_STAGES, MAX_SETTINGS_CHARS, MAX_SEED = 256, 64, 65_536, 2**32 - 1
 SCHEDULE, RECORD = "schedule.json", "training.json"
-LEARNED_COMPRESSOR = "visual_compression.safetensors"
 
 
 def check_train(job: pb.TrainJob, store: LocalStore) -> None:
@@ -44,7 +43,7 @@ def check_train(job: pb.TrainJob, store: LocalStore) -> None:
     model, dataset = store.resolve(job.model), store.resolve(job.dataset)
     _check_kind("model", model, *MODEL_KINDS)
     _check_kind("dataset", dataset, "dataset")
-    for name, what in ((POLICY_FILE, "a token reducer's policy"), (LEARNED_COMPRESSOR, "a learned compressor")):
+    for name, what in ((POLICY_FILE, "a token reducer's policy"), (COMPRESSION_WEIGHTS_FILE, "a learned compressor")):
         if (model.path / name).exists():
             raise InvalidRequestError(f"model: expected one without {what}, got {name}")
     for field, value, most in (
@@ -142,6 +141,7 @@ def _publish(
 ) -> str:
     """Model and schedule as artifacts; what was needed to go on is removed."""
     from stagetrain.wire import schedule_to_proto
+    from vlmpress_services.train_settings import TRAINED
 
     schedule = schedule_to_proto(outcome.schedule)
     model, dataset = parents
@@ -156,7 +156,7 @@ def _publish(
         if speed is not None
     }
     with store.draft() as draft:
-        for path in (folder / "trained").iterdir():
+        for path in (folder / TRAINED).iterdir():
             path.rename(draft.path / path.name)
         (draft.path / RECORD).write_text(f"{json.dumps(_record(job, outcome), indent=1)}\n", encoding="utf-8")
         trained = draft.commit(

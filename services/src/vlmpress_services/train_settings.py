@@ -21,14 +21,15 @@ from vlmpress.stagetrain.v1 import stagetrain_pb2
 from vlmpress_services.datasets import IMAGES, RECORDS
 from vlmpress_services.errors import InvalidRequestError
 
-SETTINGS, CHECKPOINTS = "settings.yaml", "checkpoints"
+SETTINGS, CHECKPOINTS, TRAINED = "settings.yaml", "checkpoints", "trained"
 SECTIONS = ("training", "collator", "freeze")
 # Nothing that names a path or another machine, and nothing that the server sets itself.
 TRAINING = (
-    "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "data_seed", "dataloader_num_workers", "fp16", "fsdp",
-    "gradient_accumulation_steps", "gradient_checkpointing", "label_smoothing_factor", "learning_rate",
-    "logging_steps", "lr_scheduler_type", "max_grad_norm", "max_steps", "neftune_noise_alpha", "num_train_epochs",
-    "optim", "per_device_train_batch_size", "save_steps", "tf32", "warmup_steps", "weight_decay",
+    "activation_checkpointing", "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "data_seed",
+    "dataloader_num_workers", "fp16", "fsdp", "gradient_accumulation_steps", "gradient_checkpointing",
+    "label_smoothing_factor", "learning_rate", "logging_steps", "lr_scheduler_type", "max_grad_norm", "max_steps",
+    "neftune_noise_alpha", "num_train_epochs", "optim", "per_device_train_batch_size", "save_steps", "tf32",
+    "warmup_steps", "weight_decay",
 )  # fmt: skip
 DEFAULTS = {"logging_steps": 1, "save_steps": 200}
 
@@ -86,7 +87,7 @@ def config_of(plan: RunPlan) -> RunConfig:
         training, packs = values.get("training", {}), values.get("collator", {}).get("pack", True)
         own: dict[str, Any] = {
             "model": str(plan.model),
-            "out": str(plan.folder / "out"),
+            "out": str(plan.folder / TRAINED),
             "checkpoints": str(plan.folder / CHECKPOINTS),
             "schedule": plan.schedule,
             "data": {

@@ -26,6 +26,8 @@ def train(
     from stagetrain.runs.run_config import read_run_config
 
     settings = read_run_config(config, overrides or [])
+    if settings.out.exists():
+        raise settings.places.error(("out",), f"expected a path that does not exist yet, got {settings.out}")
     from stagetrain.loop.checkpoints import list_checkpoints
     from stagetrain.runs.running import execute, prepare
 

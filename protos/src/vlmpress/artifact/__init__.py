@@ -6,6 +6,7 @@ from vlmpress.artifact.drafting import Draft, create
 from vlmpress.artifact.errors import ArtifactError, ArtifactFaultError, ExtensionMissingError
 from vlmpress.artifact.extensions import (
     COMPRESSION_FILE,
+    COMPRESSION_WEIGHTS_FILE,
     POLICY_FILE,
     compression_attachment,
     import_model_code,
@@ -18,6 +19,7 @@ from vlmpress.artifact.writing import flush, flush_tree, whole_directory, whole_
 
 __all__ = [
     "COMPRESSION_FILE",
+    "COMPRESSION_WEIGHTS_FILE",
     "POLICY_FILE",
     "Artifact",
     "ArtifactError",

@@ -25,6 +25,7 @@ from vlmpress.tokenreduce.v1 import tokenreduce_pb2
 
 POLICY_FILE = "reduction_policy.json"
 COMPRESSION_FILE = "visual_compression.json"
+COMPRESSION_WEIGHTS_FILE = "visual_compression.safetensors"
 
 
 def import_model_code(directory: Path) -> None:

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from stagetrain.attaching.attachment import MODULE_NAME, Attachment, attach
 from stagetrain.errors import CompressionError, ScheduleError, UnknownCompressorError
 from stagetrain.schedules.setting import CompressionSetting
+from vlmpress.artifact import COMPRESSION_FILE, COMPRESSION_WEIGHTS_FILE
 
-SETTING, WEIGHTS = "visual_compression.json", "visual_compression.safetensors"
 _VERSION = 1
 _FIELDS = {"format_version": int, "layer": int, "stride": int, "compressor": str, "seed": int}
 
@@ -29,24 +29,24 @@ def save_compression(directory: Path, attachment: Attachment) -> None:
     """
     setting = attachment.setting
     if setting is None:
-        raise CompressionError(f"{directory / SETTING}: expected a compression in force to save, got none")
+        raise CompressionError(f"{directory / COMPRESSION_FILE}: expected a compression in force to save, got none")
     module = attachment.module
     if attachment.compressor is not None and attachment.compressor.is_learned and module is not None:
         tensors = {name: value.detach().contiguous() for name, value in module.state_dict().items()}
-        draft = directory / f".{WEIGHTS}.tmp"
+        draft = directory / f".{COMPRESSION_WEIGHTS_FILE}.tmp"
         try:
             save_file(tensors, draft)
         except SafetensorError as error:
             raise CompressionError(
-                f"{directory / WEIGHTS}: expected to write {len(tensors)} tensors, got {error}"
+                f"{directory / COMPRESSION_WEIGHTS_FILE}: expected to write {len(tensors)} tensors, got {error}"
             ) from error
-        draft.replace(directory / WEIGHTS)
+        draft.replace(directory / COMPRESSION_WEIGHTS_FILE)
     else:
-        (directory / WEIGHTS).unlink(missing_ok=True)
+        (directory / COMPRESSION_WEIGHTS_FILE).unlink(missing_ok=True)
     saved = {"format_version": _VERSION, **asdict(setting), "seed": attachment.seed}
-    draft = directory / f".{SETTING}.tmp"
+    draft = directory / f".{COMPRESSION_FILE}.tmp"
     draft.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    draft.replace(directory / SETTING)
+    draft.replace(directory / COMPRESSION_FILE)
 
 
 def plain_state(model: Any) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def saved_setting(directory: Path) -> CompressionSetting | None:
     Raises:
         CompressionError: The file is damaged.
     """
-    path = directory / SETTING
+    path = directory / COMPRESSION_FILE
     return _read_setting(path)[0] if path.exists() else None
 
 
@@ -74,7 +74,7 @@ def load_compression(model: Any, directory: Path) -> Attachment | None:
         CompressionError: A file is damaged, or of another model.
         PoolingUnsupportedError: The model is of no known family.
     """
-    path = directory / SETTING
+    path = directory / COMPRESSION_FILE
     if not path.exists():
         return None
     setting, seed = _read_setting(path)
@@ -84,7 +84,7 @@ def load_compression(model: Any, directory: Path) -> Attachment | None:
     except ScheduleError as error:
         raise CompressionError(f"{path}: {error}") from error
     try:
-        _load_weights(directory / WEIGHTS, attachment)
+        _load_weights(directory / COMPRESSION_WEIGHTS_FILE, attachment)
     except CompressionError:
         attachment.detach()
         raise

@@ -111,15 +111,17 @@ def train(
     try:
         with borrowed(model):
             _freeze(model, freeze)
-            trainer = StageTrainer(
+            trainer = _trainer(
                 model,
                 args,
                 schedule,
-                _batches(samples, collator, args, order),
-                num_samples=len(samples),
+                samples,
+                eval_samples,
+                collator,
+                order,
+                on_progress,
                 attachment=attachment,
                 curve=curve,
-                eval_dataset=None if eval_samples is None else _eval_batches(eval_samples, collator, args),
                 eval_compression=eval_compression,
                 num_visual_tokens=num_visual_tokens,
                 max_skipped=max_skipped,
@@ -127,10 +129,6 @@ def train(
                 processing_class=processor,
                 callbacks=list(callbacks),
             )
-            if on_progress is not None:
-                trainer.stage_callback.on_progress = on_progress
-                trainer.remove_callback(ProgressCallback)
-            trainer.remove_callback(PrinterCallback)
             resume = _resume(args, resume_from_checkpoint)
             # Made behind the trainer, which has freed what any stage trains.
             with cache_vision_features(unadapted(model), feature_cache_bytes) if feature_cache_bytes else nullcontext():
@@ -140,6 +138,40 @@ def train(
     finally:
         if attachment is not None and kept is None:
             attachment.detach()
+    return _result(trainer, kept)
+
+
+def _freeze(model: Any, selectors: Sequence[str]) -> None:
+    check_selectors(selectors, [name for name, _ in model.named_parameters()], "freeze")
+    for name, parameter in model.named_parameters():
+        if selects(selectors, name):
+            parameter.requires_grad_(False)
+
+
+def _trainer(
+    model: Any,
+    args: TrainingArguments,
+    schedule: Schedule,
+    samples: Sequence[Sample],
+    eval_samples: Sequence[Sample] | None,
+    collator: BatchMaker,
+    order: OrderName,
+    on_progress: Progress | None,
+    **settings: Any,
+) -> StageTrainer:
+    evaluation = None if eval_samples is None else _eval_batches(eval_samples, collator, args)
+    batches = _batches(samples, collator, args, order)
+    trainer = StageTrainer(
+        model, args, schedule, batches, num_samples=len(samples), eval_dataset=evaluation, **settings
+    )
+    if on_progress is not None:
+        trainer.stage_callback.on_progress = on_progress
+        trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _result(trainer: StageTrainer, kept: Attachment | None) -> TrainResult:
     return TrainResult(
         losses=tuple(trainer.losses),
         num_steps=trainer.state.global_step,
@@ -149,13 +181,6 @@ def train(
         tokens_per_second=trainer.throughput.by_stage(),
         attachment=kept,
     )
-
-
-def _freeze(model: Any, selectors: Sequence[str]) -> None:
-    check_selectors(selectors, [name for name, _ in model.named_parameters()], "freeze")
-    for name, parameter in model.named_parameters():
-        if selects(selectors, name):
-            parameter.requires_grad_(False)
 
 
 def _batches(samples: Sequence[Sample], collator: BatchMaker, args: TrainingArguments, order: OrderName) -> Batches:

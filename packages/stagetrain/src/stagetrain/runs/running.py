@@ -1,13 +1,10 @@
 """A run from its configuration to a model directory."""
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
 from stagetrain.attaching.saved_setting import save_compression
@@ -17,6 +14,7 @@ from stagetrain.loop.feeding import RunLength
 from stagetrain.loop.parameter_groups import check_selectors, selects
 from stagetrain.loop.staging import Progress
 from stagetrain.loop.training import TrainResult
+from stagetrain.loop.whole_weights import WholeWeights
 from stagetrain.runs.loading import (
     load_model,
     load_model_config,
@@ -30,6 +28,7 @@ from stagetrain.samples.conversations import ConversationCollator
 from stagetrain.samples.groups import Sample
 from stagetrain.schedules.costs import PAPER_VISUAL_TOKENS, StageCost, schedule_costs
 from stagetrain.schedules.schedule import Schedule, Stage
+from vlmpress.artifact import whole_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +77,6 @@ def prepare(config: RunConfig) -> PreparedRun:
     """
     # Its bars for reading and writing a file would stand between ours and the one line of an error.
     disable_progress_bar()
-    if config.out.exists():
-        raise config.places.error(("out",), f"expected a path that does not exist yet, got {config.out}")
     args = config.training_arguments()
     model_config = load_model_config(config)
     num_layers = model_config.get_text_config().num_hidden_layers
@@ -104,13 +101,26 @@ def prepare(config: RunConfig) -> PreparedRun:
     )
 
 
-def execute(run: PreparedRun, on_progress: Progress | None = None) -> TrainResult:
+def execute(
+    run: PreparedRun,
+    on_progress: Progress | None = None,
+    *,
+    callbacks: Sequence[TrainerCallback] = (),
+    overwrite: bool = False,
+) -> TrainResult:
     """Trains, then writes the model and its processor; `out` is there whole or not at all.
+
+    Args:
+        run: What `prepare` gave.
+        on_progress: As for `train`.
+        callbacks: More of Trainer's callbacks.
+        overwrite: Replaces an `out` that is there already, once all is written.
 
     Raises:
         StageTrainError: As `train`.
+        OSError: `out` cannot be written, or is there already.
     """
-    config = run.config
+    config, whole = run.config, WholeWeights()
     result = training.train(
         run.model,
         run.samples,
@@ -123,11 +133,18 @@ def execute(run: PreparedRun, on_progress: Progress | None = None) -> TrainResul
         eval_compression=config.eval_compression,
         max_skipped=config.max_skipped,
         feature_cache_bytes=config.feature_cache_bytes,
+        callbacks=(*callbacks, whole),
         on_progress=on_progress,
         num_visual_tokens=run.num_visual_tokens or PAPER_VISUAL_TOKENS,
     )
     if run.args.should_save:
-        _write(run, result)
+        with whole_directory(config.out, overwrite=overwrite) as draft:
+            if result.attachment is not None:
+                save_compression(draft, result.attachment)
+                # The compressor's weights have a file of their own; the model's is that of its class.
+                result.attachment.detach()
+            run.model.save_pretrained(draft, state_dict=whole.weights)
+            run.processor.save_pretrained(draft)
     return result
 
 
@@ -192,20 +209,3 @@ def _plan(
                 "expected parameters that are not frozen to train, got none",
             )
     return tuple(plans)
-
-
-def _write(run: PreparedRun, result: TrainResult) -> None:
-    out = run.config.out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    try:
-        if result.attachment is not None:
-            save_compression(draft, result.attachment)
-            # The compressor's weights have a file of their own; the model's is that of its class.
-            result.attachment.detach()
-        run.model.save_pretrained(draft)
-        run.processor.save_pretrained(draft)
-        draft.chmod(0o755)
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
