@@ -39,3 +39,15 @@ class CheckpointError(VerbDistillError, ValueError):
 
 class VerbalizersError(VerbDistillError, ValueError):
     """Verbalizers do not fit a model, or their files are not what they should be."""
+
+
+class ReportError(VerbDistillError, ValueError):
+    """A report of a distillation is missing or is not what it should be."""
+
+
+class PlotError(VerbDistillError, ValueError):
+    """There is nothing to draw, or the picture's file name says no known format."""
+
+
+class ExtraMissingError(VerbDistillError, ImportError):
+    """An optional dependency is not installed."""
