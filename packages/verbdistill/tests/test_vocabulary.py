@@ -1,17 +1,6 @@
 import pytest
-import torch
 
-from verbdistill import BatchError, VocabularyMismatchError, check_vocabularies
-from verbdistill.models.vocabulary import shared_prefix
-
-
-def test_heads_may_differ_in_padding_only():
-    assert shared_prefix(152_064, 151_936, torch.tensor([151_935])) == 151_936
-    assert shared_prefix(7, 9, torch.tensor([0])) == 7
-    with pytest.raises(VocabularyMismatchError, match="below the shared vocabulary of 151936"):
-        shared_prefix(152_064, 151_936, torch.tensor([3, 151_936]))
-    with pytest.raises(BatchError, match="at least one response token"):
-        shared_prefix(9, 9, torch.zeros(0, dtype=torch.long))
+from verbdistill import VocabularyMismatchError, check_vocabularies
 
 
 @pytest.mark.parametrize(

@@ -51,3 +51,7 @@ class PlotError(VerbDistillError, ValueError):
 
 class ExtraMissingError(VerbDistillError, ImportError):
     """An optional dependency is not installed."""
+
+
+class TeacherCacheError(VerbDistillError, ValueError):
+    """A teacher's answer kept on disk is damaged, or none can be kept there."""

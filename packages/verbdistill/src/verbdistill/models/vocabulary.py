@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
-from verbdistill.errors import BatchError, VocabularyMismatchError
+from verbdistill.errors import VocabularyMismatchError
 
 _OPT_IN = "alignment: shared_words or sorted takes such pairs, experimentally"
 
@@ -28,22 +26,3 @@ def check_vocabularies(teacher: Mapping[str, int], student: Mapping[str, int]) -
         else f"expected no token that the teacher lacks, got {token!r} at id {found}"
     )
     raise VocabularyMismatchError(f"vocabulary: {what} ({len(differing)} tokens differ; {_OPT_IN})")
-
-
-def shared_prefix(teacher_size: int, student_size: int, labels: Tensor) -> int:
-    """Number of words two heads share, where they may differ in padding at the end; labels [N] are response tokens.
-
-    Raises:
-        BatchError: There is no response token.
-        VocabularyMismatchError: A response token lies beyond it, so the rest is no padding.
-    """
-    size = min(teacher_size, student_size)
-    if labels.numel() == 0:
-        raise BatchError("labels: expected at least one response token, got none")
-    highest = int(labels.max())
-    if highest >= size:
-        raise VocabularyMismatchError(
-            f"labels: expected token ids below the shared vocabulary of {size} (teacher {teacher_size}, "
-            f"student {student_size}), got {highest}"
-        )
-    return size
