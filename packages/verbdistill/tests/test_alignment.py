@@ -101,6 +101,15 @@ def test_added_words_stand_for_themselves_and_special_ones_for_nothing():
     assert texts[tokenizer.convert_tokens_to_ids("<image>")] is None
 
 
+def test_rare_characters_are_not_taken_for_marks():
+    tokenizer = sentence_piece()
+    vocabulary = tokenizer.get_vocab() | {"\u0120": 1000}
+    core = Tokenizer(BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    texts = token_texts(PreTrainedTokenizerFast(tokenizer_object=core))
+    assert texts[1000] == "\u0120".encode()
+    assert texts[vocabulary["\u2581"]] == b" "
+
+
 def slow_alignment(teacher, student):
     """Every pair of tokens whose prefixes read alike, and of several with the same prefix one."""
 

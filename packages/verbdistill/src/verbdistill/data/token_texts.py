@@ -1,7 +1,7 @@
 """What text each token of a tokenizer stands for, whatever marks its vocabulary uses."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 _META = "\u2581"  # what SentencePiece writes for a space
@@ -28,13 +28,17 @@ def token_texts(tokenizer: Any) -> list[bytes | None]:
     return texts
 
 
-def _reader(tokens: list[str]) -> Any:
+def _reader(tokens: list[str]) -> Callable[[str], bytes]:
+    """By the mark that more tokens begin with: rare characters of another kind's vocabulary look like marks too."""
     alphabet = _byte_alphabet()
     space = next(character for character, byte in alphabet.items() if byte == 0x20)
-    if any(space in token for token in tokens) and all(alphabet.keys() >= set(token) for token in tokens):
-        return lambda token: bytes(alphabet[character] for character in token)
-    if any(token.startswith(_META) for token in tokens):
+    numbers = {mark: sum(token.startswith(mark) for token in tokens) for mark in (space, _META)}
+    if numbers[_META] > numbers[space]:
         return _sentence_piece
+    if numbers[space]:
+        return lambda token: b"".join(
+            bytes([alphabet[character]]) if character in alphabet else character.encode() for character in token
+        )
     return _word_piece
 
 
@@ -53,9 +57,6 @@ def _byte_alphabet() -> dict[str, int]:
     Visible Latin-1 characters stand for themselves, all other bytes in their order for U+0100 and on.
     """
 
-    def visible(ranges: Iterable[range]) -> list[int]:
-        return [byte for part in ranges for byte in part]
-
-    themselves = visible((range(0x21, 0x7F), range(0xA1, 0xAD), range(0xAE, 0x100)))
-    others = [byte for byte in range(0x100) if byte not in set(themselves)]
+    themselves = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = sorted(set(range(0x100)) - set(themselves))
     return {chr(byte): byte for byte in themselves} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
