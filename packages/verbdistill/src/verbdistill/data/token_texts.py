@@ -56,7 +56,6 @@ def _byte_alphabet() -> dict[str, int]:
 
     Visible Latin-1 characters stand for themselves, all other bytes in their order for U+0100 and on.
     """
-
     themselves = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = sorted(set(range(0x100)) - set(themselves))
     return {chr(byte): byte for byte in themselves} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
