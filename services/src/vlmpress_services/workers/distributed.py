@@ -1,8 +1,8 @@
 """Runs one training function on several workers at once: Ray Train starts them, and starts them again when one dies.
 
 A worker sees what torchrun would give it: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, and a torch
-process group that is there already (gloo; nccl on GPUs, of which each worker has one). Nothing passes through Ray's
-own checkpoints: a function goes on from what it finds in its own folder, and then ends as if nobody had died.
+process group that is there already (gloo; nccl on GPUs, of which each worker sees its own). Nothing passes through
+Ray's own checkpoints: a function goes on from what it finds in its own folder, and then ends as if nobody had died.
 """
 
 import os
@@ -22,6 +22,7 @@ from vlmpress_services.locking import locked
 from vlmpress_services.workers.group import OnReport, WorkerGroup
 from vlmpress_services.workers.ray_cluster import ray_cluster
 from vlmpress_services.workers.reporting import FINAL_ERRORS, Reporter, Watch
+from vlmpress_services.workers.torch_config import OwnGpus
 
 POLL_INTERVAL_S = 0.5
 STARTUP_FAILURES = 2
@@ -114,6 +115,7 @@ def _trainer(function: Callable[..., Any], arguments: tuple[Any, ...], group: Wo
             num_workers=group.num_workers, use_gpu=bool(group.use_gpu), resources_per_worker=_resources(group)
         ),
         run_config=run_config,
+        torch_config=OwnGpus(),
     )
 
 

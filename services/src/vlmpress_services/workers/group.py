@@ -1,4 +1,4 @@
-"""How many workers share a run, and where it lies; imports no Ray."""
+"""How many processes share a run, and where it lies; imports no Ray."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,15 +34,41 @@ class WorkerGroup:
     cpus_per_worker: int = 1
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("num_workers", self.num_workers, 1),
-            ("max_failures", self.max_failures, 0),
-            ("cpus_per_worker", self.cpus_per_worker, 1),
-        ):
-            if value < least:
-                raise InvalidRequestError(f"{name}: expected at least {least}, got {value}")
+        _check("num_workers", self.num_workers, 1)
+        _check("max_failures", self.max_failures, 0)
+        _check("cpus_per_worker", self.cpus_per_worker, 1)
 
     @property
     def lock(self) -> Path:
         """File that the process of rank 0 holds locked while it trains."""
         return self.storage / f"{self.name}.lock"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherGroup:
+    """Teachers of one run.
+
+    Attributes:
+        num_teachers: How many processes hold the teacher.
+        max_restarts: How often each is started again after it died.
+        use_gpu: One GPU each; None: if the cluster has enough for the workers too.
+        cpus_per_teacher: Cores of each, and torch threads, of which there is one at least.
+
+    Raises:
+        InvalidRequestError: A number is out of its range.
+    """
+
+    num_teachers: int
+    max_restarts: int = 3
+    use_gpu: bool | None = None
+    cpus_per_teacher: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check("num_teachers", self.num_teachers, 1)
+        _check("max_restarts", self.max_restarts, 0)
+        _check("cpus_per_teacher", self.cpus_per_teacher, 0)
+
+
+def _check(name: str, value: float, least: int) -> None:
+    if value < least:
+        raise InvalidRequestError(f"{name}: expected at least {least}, got {value}")

@@ -27,27 +27,31 @@ from vlmpress.quantpack.v1 import quantpack_pb2 as vlmpress_dot_quantpack_dot_v1
 from vlmpress.stagetrain.v1 import stagetrain_pb2 as vlmpress_dot_stagetrain_dot_v1_dot_stagetrain__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vlmpress/job/v1/job.proto\x12\x0fvlmpress.job.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%vlmpress/quantpack/v1/quantpack.proto\x1a\'vlmpress/stagetrain/v1/stagetrain.proto\"\xc5\x01\n\x07JobSpec\x12(\n\x04pack\x18\x01 \x01(\x0b\x32\x18.vlmpress.job.v1.PackJobH\x00\x12\x30\n\x08pipeline\x18\x02 \x01(\x0b\x32\x1c.vlmpress.job.v1.PipelineJobH\x00\x12*\n\x05sweep\x18\x03 \x01(\x0b\x32\x19.vlmpress.job.v1.SweepJobH\x00\x12*\n\x05train\x18\x04 \x01(\x0b\x32\x19.vlmpress.job.v1.TrainJobH\x00\x42\x06\n\x04work\"\xf2\x01\n\x07PackJob\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\x06scheme\x18\x02 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.SchemeH\x00\x12/\n\x06recipe\x18\x03 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.RecipeH\x00\x12\x32\n\x06search\x18\x04 \x01(\x0b\x32 .vlmpress.quantpack.v1.EcmSearchH\x00\x12\x0f\n\x07\x64\x61taset\x18\x05 \x01(\t\x12\x13\n\x0bnum_samples\x18\x06 \x01(\r\x12\x15\n\rnum_questions\x18\x07 \x01(\rB\x05\n\x03how\"\xbf\x01\n\x08SweepJob\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x35\n\x08settings\x18\x03 \x03(\x0b\x32#.vlmpress.quantpack.v1.SweepSetting\x12\x30\n\x06search\x18\x04 \x01(\x0b\x32 .vlmpress.quantpack.v1.EcmSearch\x12\x13\n\x0bnum_samples\x18\x05 \x01(\r\x12\x15\n\rnum_questions\x18\x06 \x01(\r\"\"\n\x0bPipelineJob\x12\x13\n\x0b\x63onfig_yaml\x18\x01 \x01(\t\"\xbb\x01\n\x08TrainJob\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x10\n\x06scheme\x18\x03 \x01(\tH\x00\x12\x39\n\x08schedule\x18\x04 \x01(\x0b\x32%.vlmpress.stagetrain.v1.StageScheduleH\x00\x12\x15\n\rsettings_yaml\x18\x05 \x01(\t\x12\x13\n\x0bnum_workers\x18\x06 \x01(\r\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x42\x08\n\x06stages\"\xa8\x01\n\rTrainProgress\x12\r\n\x05stage\x18\x01 \x01(\r\x12\x12\n\nnum_stages\x18\x02 \x01(\r\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x11\n\tnum_steps\x18\x04 \x01(\x04\x12\x0c\n\x04loss\x18\x05 \x01(\x01\x12\x19\n\x11tokens_per_second\x18\x06 \x01(\x01\x12\x19\n\x0cseconds_left\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\x0f\n\r_seconds_left\"\xc6\x02\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12&\n\x04spec\x18\x02 \x01(\x0b\x32\x18.vlmpress.job.v1.JobSpec\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.vlmpress.job.v1.JobState\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08progress\x18\x06 \x01(\x01\x12\x0f\n\x07message\x18\x07 \x01(\t\x12\x0e\n\x06result\x18\x08 \x01(\t\x12\x10\n\x08revision\x18\t \x01(\x04\x12\x36\n\x0etrain_progress\x18\n \x01(\x0b\x32\x1e.vlmpress.job.v1.TrainProgress*\x9b\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vlmpress/job/v1/job.proto\x12\x0fvlmpress.job.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%vlmpress/quantpack/v1/quantpack.proto\x1a\'vlmpress/stagetrain/v1/stagetrain.proto\"\xf5\x01\n\x07JobSpec\x12(\n\x04pack\x18\x01 \x01(\x0b\x32\x18.vlmpress.job.v1.PackJobH\x00\x12\x30\n\x08pipeline\x18\x02 \x01(\x0b\x32\x1c.vlmpress.job.v1.PipelineJobH\x00\x12*\n\x05sweep\x18\x03 \x01(\x0b\x32\x19.vlmpress.job.v1.SweepJobH\x00\x12*\n\x05train\x18\x04 \x01(\x0b\x32\x19.vlmpress.job.v1.TrainJobH\x00\x12.\n\x07\x64istill\x18\x05 \x01(\x0b\x32\x1b.vlmpress.job.v1.DistillJobH\x00\x42\x06\n\x04work\"\xf2\x01\n\x07PackJob\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\x06scheme\x18\x02 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.SchemeH\x00\x12/\n\x06recipe\x18\x03 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.RecipeH\x00\x12\x32\n\x06search\x18\x04 \x01(\x0b\x32 .vlmpress.quantpack.v1.EcmSearchH\x00\x12\x0f\n\x07\x64\x61taset\x18\x05 \x01(\t\x12\x13\n\x0bnum_samples\x18\x06 \x01(\r\x12\x15\n\rnum_questions\x18\x07 \x01(\rB\x05\n\x03how\"\xbf\x01\n\x08SweepJob\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x35\n\x08settings\x18\x03 \x03(\x0b\x32#.vlmpress.quantpack.v1.SweepSetting\x12\x30\n\x06search\x18\x04 \x01(\x0b\x32 .vlmpress.quantpack.v1.EcmSearch\x12\x13\n\x0bnum_samples\x18\x05 \x01(\r\x12\x15\n\rnum_questions\x18\x06 \x01(\r\"\"\n\x0bPipelineJob\x12\x13\n\x0b\x63onfig_yaml\x18\x01 \x01(\t\"\xbb\x01\n\x08TrainJob\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x10\n\x06scheme\x18\x03 \x01(\tH\x00\x12\x39\n\x08schedule\x18\x04 \x01(\x0b\x32%.vlmpress.stagetrain.v1.StageScheduleH\x00\x12\x15\n\rsettings_yaml\x18\x05 \x01(\t\x12\x13\n\x0bnum_workers\x18\x06 \x01(\r\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x42\x08\n\x06stages\"\xa8\x01\n\rTrainProgress\x12\r\n\x05stage\x18\x01 \x01(\r\x12\x12\n\nnum_stages\x18\x02 \x01(\r\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x11\n\tnum_steps\x18\x04 \x01(\x04\x12\x0c\n\x04loss\x18\x05 \x01(\x01\x12\x19\n\x11tokens_per_second\x18\x06 \x01(\x01\x12\x19\n\x0cseconds_left\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\x0f\n\r_seconds_left\"\xac\x01\n\nDistillJob\x12\x0f\n\x07teacher\x18\x01 \x01(\t\x12\x0f\n\x07student\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x1b\n\x13teacher_verbalizers\x18\x04 \x01(\t\x12\x15\n\rsettings_yaml\x18\x05 \x01(\t\x12\x13\n\x0bnum_workers\x18\x06 \x01(\r\x12\x14\n\x0cnum_teachers\x18\x07 \x01(\r\x12\x0c\n\x04seed\x18\x08 \x01(\x04\"\xa8\x01\n\x0f\x44istillProgress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x12\n\nphase_step\x18\x02 \x01(\x04\x12\x17\n\x0fnum_phase_steps\x18\x03 \x01(\x04\x12\x0c\n\x04step\x18\x04 \x01(\x04\x12\x11\n\tnum_steps\x18\x05 \x01(\x04\x12\x0c\n\x04loss\x18\x06 \x01(\x01\x12\x19\n\x0cseconds_left\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\x0f\n\r_seconds_left\"\x82\x03\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12&\n\x04spec\x18\x02 \x01(\x0b\x32\x18.vlmpress.job.v1.JobSpec\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.vlmpress.job.v1.JobState\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08progress\x18\x06 \x01(\x01\x12\x0f\n\x07message\x18\x07 \x01(\t\x12\x0e\n\x06result\x18\x08 \x01(\t\x12\x10\n\x08revision\x18\t \x01(\x04\x12\x36\n\x0etrain_progress\x18\n \x01(\x0b\x32\x1e.vlmpress.job.v1.TrainProgress\x12:\n\x10\x64istill_progress\x18\x0b \x01(\x0b\x32 .vlmpress.job.v1.DistillProgress*\x9b\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.job.v1.job_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=1525
-  _globals['_JOBSTATE']._serialized_end=1680
+  _globals['_JOBSTATE']._serialized_start=1979
+  _globals['_JOBSTATE']._serialized_end=2134
   _globals['_JOBSPEC']._serialized_start=160
-  _globals['_JOBSPEC']._serialized_end=357
-  _globals['_PACKJOB']._serialized_start=360
-  _globals['_PACKJOB']._serialized_end=602
-  _globals['_SWEEPJOB']._serialized_start=605
-  _globals['_SWEEPJOB']._serialized_end=796
-  _globals['_PIPELINEJOB']._serialized_start=798
-  _globals['_PIPELINEJOB']._serialized_end=832
-  _globals['_TRAINJOB']._serialized_start=835
-  _globals['_TRAINJOB']._serialized_end=1022
-  _globals['_TRAINPROGRESS']._serialized_start=1025
-  _globals['_TRAINPROGRESS']._serialized_end=1193
-  _globals['_JOB']._serialized_start=1196
-  _globals['_JOB']._serialized_end=1522
+  _globals['_JOBSPEC']._serialized_end=405
+  _globals['_PACKJOB']._serialized_start=408
+  _globals['_PACKJOB']._serialized_end=650
+  _globals['_SWEEPJOB']._serialized_start=653
+  _globals['_SWEEPJOB']._serialized_end=844
+  _globals['_PIPELINEJOB']._serialized_start=846
+  _globals['_PIPELINEJOB']._serialized_end=880
+  _globals['_TRAINJOB']._serialized_start=883
+  _globals['_TRAINJOB']._serialized_end=1070
+  _globals['_TRAINPROGRESS']._serialized_start=1073
+  _globals['_TRAINPROGRESS']._serialized_end=1241
+  _globals['_DISTILLJOB']._serialized_start=1244
+  _globals['_DISTILLJOB']._serialized_end=1416
+  _globals['_DISTILLPROGRESS']._serialized_start=1419
+  _globals['_DISTILLPROGRESS']._serialized_end=1587
+  _globals['_JOB']._serialized_start=1590
+  _globals['_JOB']._serialized_end=1976
 # @@protoc_insertion_point(module_scope)

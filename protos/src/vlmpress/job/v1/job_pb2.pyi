@@ -28,16 +28,18 @@ JOB_STATE_FAILED: JobState
 JOB_STATE_CANCELLED: JobState
 
 class JobSpec(_message.Message):
-    __slots__ = ("pack", "pipeline", "sweep", "train")
+    __slots__ = ("pack", "pipeline", "sweep", "train", "distill")
     PACK_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_FIELD_NUMBER: _ClassVar[int]
     SWEEP_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
+    DISTILL_FIELD_NUMBER: _ClassVar[int]
     pack: PackJob
     pipeline: PipelineJob
     sweep: SweepJob
     train: TrainJob
-    def __init__(self, pack: _Optional[_Union[PackJob, _Mapping]] = ..., pipeline: _Optional[_Union[PipelineJob, _Mapping]] = ..., sweep: _Optional[_Union[SweepJob, _Mapping]] = ..., train: _Optional[_Union[TrainJob, _Mapping]] = ...) -> None: ...
+    distill: DistillJob
+    def __init__(self, pack: _Optional[_Union[PackJob, _Mapping]] = ..., pipeline: _Optional[_Union[PipelineJob, _Mapping]] = ..., sweep: _Optional[_Union[SweepJob, _Mapping]] = ..., train: _Optional[_Union[TrainJob, _Mapping]] = ..., distill: _Optional[_Union[DistillJob, _Mapping]] = ...) -> None: ...
 
 class PackJob(_message.Message):
     __slots__ = ("model", "scheme", "recipe", "search", "dataset", "num_samples", "num_questions")
@@ -115,8 +117,46 @@ class TrainProgress(_message.Message):
     seconds_left: float
     def __init__(self, stage: _Optional[int] = ..., num_stages: _Optional[int] = ..., step: _Optional[int] = ..., num_steps: _Optional[int] = ..., loss: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., seconds_left: _Optional[float] = ...) -> None: ...
 
+class DistillJob(_message.Message):
+    __slots__ = ("teacher", "student", "dataset", "teacher_verbalizers", "settings_yaml", "num_workers", "num_teachers", "seed")
+    TEACHER_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    TEACHER_VERBALIZERS_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_YAML_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_TEACHERS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    teacher: str
+    student: str
+    dataset: str
+    teacher_verbalizers: str
+    settings_yaml: str
+    num_workers: int
+    num_teachers: int
+    seed: int
+    def __init__(self, teacher: _Optional[str] = ..., student: _Optional[str] = ..., dataset: _Optional[str] = ..., teacher_verbalizers: _Optional[str] = ..., settings_yaml: _Optional[str] = ..., num_workers: _Optional[int] = ..., num_teachers: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class DistillProgress(_message.Message):
+    __slots__ = ("phase", "phase_step", "num_phase_steps", "step", "num_steps", "loss", "seconds_left")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    PHASE_STEP_FIELD_NUMBER: _ClassVar[int]
+    NUM_PHASE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    phase: str
+    phase_step: int
+    num_phase_steps: int
+    step: int
+    num_steps: int
+    loss: float
+    seconds_left: float
+    def __init__(self, phase: _Optional[str] = ..., phase_step: _Optional[int] = ..., num_phase_steps: _Optional[int] = ..., step: _Optional[int] = ..., num_steps: _Optional[int] = ..., loss: _Optional[float] = ..., seconds_left: _Optional[float] = ...) -> None: ...
+
 class Job(_message.Message):
-    __slots__ = ("job_id", "spec", "state", "create_time", "update_time", "progress", "message", "result", "revision", "train_progress")
+    __slots__ = ("job_id", "spec", "state", "create_time", "update_time", "progress", "message", "result", "revision", "train_progress", "distill_progress")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +167,7 @@ class Job(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     TRAIN_PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    DISTILL_PROGRESS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     spec: JobSpec
     state: JobState
@@ -137,4 +178,5 @@ class Job(_message.Message):
     result: str
     revision: int
     train_progress: TrainProgress
-    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ..., result: _Optional[str] = ..., revision: _Optional[int] = ..., train_progress: _Optional[_Union[TrainProgress, _Mapping]] = ...) -> None: ...
+    distill_progress: DistillProgress
+    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ..., result: _Optional[str] = ..., revision: _Optional[int] = ..., train_progress: _Optional[_Union[TrainProgress, _Mapping]] = ..., distill_progress: _Optional[_Union[DistillProgress, _Mapping]] = ...) -> None: ...

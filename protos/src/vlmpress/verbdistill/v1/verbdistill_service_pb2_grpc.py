@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class VerbDistillServiceStub(object):
-    """Layer matching of VLsI.
+    """Layer matching of VLsI, and what the layers of a model say.
     """
 
     def __init__(self, channel):
@@ -40,14 +40,26 @@ class VerbDistillServiceStub(object):
                 request_serializer=vlmpress_dot_verbdistill_dot_v1_dot_verbdistill__service__pb2.MatchLayersRequest.SerializeToString,
                 response_deserializer=vlmpress_dot_verbdistill_dot_v1_dot_verbdistill__service__pb2.MatchLayersResponse.FromString,
                 _registered_method=True)
+        self.Verbalize = channel.unary_unary(
+                '/vlmpress.verbdistill.v1.VerbDistillService/Verbalize',
+                request_serializer=vlmpress_dot_verbdistill_dot_v1_dot_verbdistill__service__pb2.VerbalizeRequest.SerializeToString,
+                response_deserializer=vlmpress_dot_verbdistill_dot_v1_dot_verbdistill__service__pb2.VerbalizeResponse.FromString,
+                _registered_method=True)
 
 
 class VerbDistillServiceServicer(object):
-    """Layer matching of VLsI.
+    """Layer matching of VLsI, and what the layers of a model say.
     """
 
     def MatchLayers(self, request, context):
         """Draws one teacher target for each student target (Algorithm 1).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Verbalize(self, request, context):
+        """What every target layer of a model would answer to a question, through its verbalizer (Figure 3).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +73,11 @@ def add_VerbDistillServiceServicer_to_server(servicer, server):
                     request_deserializer=vlmpress_dot_verbdistill_dot_v1_dot_verbdistill__service__pb2.MatchLayersRequest.FromString,
                     response_serializer=vlmpress_dot_verbdistill_dot_v1_dot_verbdistill__service__pb2.MatchLayersResponse.SerializeToString,
             ),
+            'Verbalize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Verbalize,
+                    request_deserializer=vlmpress_dot_verbdistill_dot_v1_dot_verbdistill__service__pb2.VerbalizeRequest.FromString,
+                    response_serializer=vlmpress_dot_verbdistill_dot_v1_dot_verbdistill__service__pb2.VerbalizeResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'vlmpress.verbdistill.v1.VerbDistillService', rpc_method_handlers)
@@ -70,7 +87,7 @@ def add_VerbDistillServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VerbDistillService(object):
-    """Layer matching of VLsI.
+    """Layer matching of VLsI, and what the layers of a model say.
     """
 
     @staticmethod
@@ -90,6 +107,33 @@ class VerbDistillService(object):
             '/vlmpress.verbdistill.v1.VerbDistillService/MatchLayers',
             vlmpress_dot_verbdistill_dot_v1_dot_verbdistill__service__pb2.MatchLayersRequest.SerializeToString,
             vlmpress_dot_verbdistill_dot_v1_dot_verbdistill__service__pb2.MatchLayersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verbalize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vlmpress.verbdistill.v1.VerbDistillService/Verbalize',
+            vlmpress_dot_verbdistill_dot_v1_dot_verbdistill__service__pb2.VerbalizeRequest.SerializeToString,
+            vlmpress_dot_verbdistill_dot_v1_dot_verbdistill__service__pb2.VerbalizeResponse.FromString,
             options,
             channel_credentials,
             insecure,
