@@ -2,102 +2,119 @@ import pytest
 import torch
 
 from verbdistill.errors import BatchError, VocabularyMismatchError
-from verbdistill.losses.heads import Head, shared_heads
+from verbdistill.losses.heads import Head
 from verbdistill.losses.pairwise_kl import last_kl, pairwise_kl
 
 
-def drawn(*shape, seed=0, scale=1.0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(*shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
-
-
 def slow_kl(theirs, ours):
-    """Of two rows of logits, word by word in float64."""
-    p = theirs.double().exp() / theirs.double().exp().sum()
-    q = ours.double().exp() / ours.double().exp().sum()
+    """Of two rows of logits, word by word."""
+    p, q = theirs.exp() / theirs.exp().sum(), ours.exp() / ours.exp().sum()
     return sum(p[word] * (p[word] / q[word]).log() for word in range(len(p)))
 
 
-def case(num_tokens, words, widths, num_targets, *, seed=0, dtype=torch.float64, bias=False):
-    heads = [
-        Head(
-            drawn(words, width, seed=seed + k, scale=width**-0.5, dtype=dtype),
-            drawn(words, seed=9, dtype=dtype) if bias else None,
-        )
-        for k, width in enumerate(widths)
-    ]
-    sides = [
-        [drawn(num_tokens, width, seed=seed + 10 * k + number + 3, scale=2, dtype=dtype) for number in range(count)]
-        for k, (width, count) in enumerate(zip(widths, num_targets, strict=True))
-    ]
-    return heads[0], heads[1], sides[0], [part.requires_grad_() for part in sides[1]]
+def test_sums_and_gradients(shaped, logits_bytes, check_pairs, drawn):
+    weights = drawn(len(shaped.student), len(shaped.teacher), seed=5).abs()
+    check_pairs(
+        lambda: pairwise_kl(
+            shaped.teacher, shaped.teacher_head, shaped.student, shaped.student_head, logits_bytes=logits_bytes
+        ),
+        shaped.every_pair(slow_kl),
+        shaped.student,
+        weights,
+    )
 
 
-def naive_sums(teacher_head, student_head, teacher, student):
-    rows = [
-        torch.stack(
-            [
-                sum(
-                    slow_kl(*pair)
-                    for pair in zip(teacher_head.logits(t.double()), student_head.logits(s.double()), strict=True)
-                )
-                for t in teacher
-            ]
-        )
-        for s in student
-    ]
-    return torch.stack(rows)
+def test_last_value_and_gradients(case, logits_bytes, check_last):
+    pair = case(9, 11, (5, 4), (1, 1), bias=True)
+    head = pair.student_head
+    inputs = [*pair.student, head.weight.requires_grad_(), head.bias.requires_grad_()]
+    check_last(
+        lambda: last_kl(pair.teacher[0], pair.teacher_head, pair.student[0], head, logits_bytes=logits_bytes),
+        pair.every_pair(slow_kl).squeeze() / 9,
+        inputs,
+    )
 
 
-@pytest.mark.parametrize("logits_bytes", [1, 1500, 2**20])
-@pytest.mark.parametrize(
-    ("num_tokens", "words", "widths", "targets", "bias"),
-    [(7, 11, (5, 4), (3, 2), False), (1, 13, (3, 6), (4, 3), True), (10, 2, (4, 4), (1, 1), False)],
-)
-def test_sums_and_gradients(num_tokens, words, widths, targets, bias, logits_bytes):
-    teacher_head, student_head, teacher, student = case(num_tokens, words, widths, targets, bias=bias)
-    expected = naive_sums(teacher_head, student_head, teacher, student)
-    weights = drawn(*reversed(targets), seed=5).abs()
-    wanted = torch.autograd.grad((weights * expected).sum(), student)
-    pairs = pairwise_kl(teacher, teacher_head, student, student_head, logits_bytes=logits_bytes)
-    assert pairs.num_tokens == num_tokens
-    assert pairs.sums.dtype == torch.float64
-    torch.testing.assert_close(pairs.sums, expected.detach(), rtol=1e-9, atol=1e-12)
-    loss = pairs.weighted(weights)
-    torch.testing.assert_close(loss, (weights * expected).sum().detach(), rtol=1e-9, atol=1e-12)
-    for got, want in zip(torch.autograd.grad(loss * 3, student), wanted, strict=True):
-        torch.testing.assert_close(got, want * 3, rtol=1e-8, atol=1e-12)
+def test_a_match_of_one_teacher_target_each(case):
+    pair = case(5, 7, (4, 4), (4, 2))
+    pairs = pairwise_kl(pair.teacher, pair.teacher_head, pair.student, pair.student_head)
+    weights = torch.zeros(2, 4)
+    weights[0, 1] = weights[1, 3] = 1
+    pairs.weighted(weights).backward()
+    for student, drawn in ((0, 1), (1, 3)):
+        alone = pair.student[student].detach().requires_grad_()
+        last_kl(pair.teacher[drawn], pair.teacher_head, alone, pair.student_head).backward()
+        torch.testing.assert_close(pair.student[student].grad, alone.grad * 5)
 
 
-@pytest.mark.parametrize("logits_bytes", [1, 1500, 2**20])
-def test_last_value_and_gradients(logits_bytes):
-    teacher_head, student_head, (teacher,), (student,) = case(9, 11, (5, 4), (1, 1), bias=True)
-    for part in (student_head.weight, student_head.bias):
-        part.requires_grad_()
-    inputs = (student, student_head.weight, student_head.bias)
-    expected = naive_sums(teacher_head, student_head, [teacher], [student]).squeeze() / 9
-    wanted = torch.autograd.grad(expected, inputs)
-    got = last_kl(teacher, teacher_head, student, student_head, logits_bytes=logits_bytes)
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
-    for one, other in zip(torch.autograd.grad(got, inputs), wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-12)
+def test_targets_out_of_the_match_get_no_gradient(case):
+    pair = case(5, 7, (4, 4), (3, 2))
+    pairs = pairwise_kl(pair.teacher, pair.teacher_head, pair.student, pair.student_head)
+    pairs.weighted(torch.tensor([[0.0, 0.5, 0.5], [0.0, 0.0, 0.0]])).backward()
+    assert pair.student[0].grad is not None
+    assert pair.student[1].grad is None
+    assert not pairs.weighted(torch.zeros(2, 3)).requires_grad
 
 
-def test_bad_input():
-    teacher_head, student_head, teacher, student = case(3, 5, (4, 4), (2, 1))
+def test_without_a_graph_there_are_sums_only(case):
+    pair = case(5, 7, (4, 4), (3, 2))
+    with torch.no_grad():
+        pairs = pairwise_kl(pair.teacher, pair.teacher_head, pair.student, pair.student_head)
+    assert not pairs.weighted(torch.ones(2, 3)).requires_grad
+    torch.testing.assert_close(pairs.weighted(torch.ones(2, 3)), pairs.sums.sum())
+
+
+def test_the_head_is_frozen_between_targets_and_trained_at_the_last_layer(case):
+    pair = case(5, 7, (4, 4), (3, 2))
+    pair.student_head.weight.requires_grad_()
+    pairwise_kl(pair.teacher, pair.teacher_head, pair.student, pair.student_head).weighted(torch.ones(2, 3)).backward()
+    assert pair.student_head.weight.grad is None
+    last_kl(pair.teacher[0], pair.teacher_head, pair.student[0], pair.student_head).backward()
+    assert pair.student_head.weight.grad is not None
+
+
+def test_padded_vocabularies(case, check_pairs, drawn):
+    padded = case(6, (19, 16), (4, 5), (3, 2), bias=True)
+    cut = case(6, (19, 16), (4, 5), (3, 2), bias=True)
+    cut.teacher_head, cut.student_head = padded.teacher_head.first(13), padded.student_head.first(13)
+    check_pairs(
+        lambda: pairwise_kl(
+            cut.teacher, padded.teacher_head.first(13), cut.student, padded.student_head.first(13), logits_bytes=900
+        ),
+        cut.every_pair(slow_kl),
+        cut.student,
+        drawn(2, 3, seed=1),
+    )
+
+
+def test_equal_distributions(case):
+    pair = case(6, 9, (4, 4), (1, 1), dtype=torch.float32)
+    same = [part.detach().clone().requires_grad_() for part in pair.teacher]
+    pairs = pairwise_kl(pair.teacher, pair.teacher_head, same, pair.teacher_head)
+    loss = pairs.weighted(torch.ones(1, 1))
+    loss.backward()
+    assert float(pairs.sums) == pytest.approx(0, abs=1e-9)
+    assert not same[0].grad.any()
+
+
+def test_logits_far_apart():
+    # exp(-d) of a word overflows in float32.
+    head = Head(torch.eye(3))
+    teacher, student = torch.tensor([[300.0, 0.0, 0.0]]), torch.tensor([[0.0, 300.0, -300.0]], requires_grad=True)
+    for loss in (
+        last_kl(teacher, head, student, head),
+        pairwise_kl([teacher], head, [student], head).weighted(torch.ones(1, 1)),
+    ):
+        assert loss.item() == 300
+        (gradient,) = torch.autograd.grad(loss, student)
+        torch.testing.assert_close(gradient, torch.tensor([[-1.0, 1.0, 0.0]]))
+
+
+def test_bad_input(case):
+    pair = case(3, 5, (4, 4), (2, 1))
     with pytest.raises(VocabularyMismatchError, match="got 4 of the teacher and 5 of the student"):
-        pairwise_kl(teacher, teacher_head.first(4), student, student_head)
+        pairwise_kl(pair.teacher, pair.teacher_head.first(4), pair.student, pair.student_head)
     with pytest.raises(BatchError, match="2 teacher and 1 student targets of"):
-        pairwise_kl([teacher[0], teacher[1][:2]], teacher_head, student, student_head)
+        pairwise_kl([pair.teacher[0], pair.teacher[1][:2]], pair.teacher_head, pair.student, pair.student_head)
     with pytest.raises(BatchError, match="of \\[0\\] tokens"):
-        last_kl(teacher[0][:0], teacher_head, student[0][:0], student_head)
-
-
-def test_shared_heads():
-    big, small = Head(torch.zeros(8, 3), torch.zeros(8)), Head(torch.zeros(6, 2))
-    teacher, student = shared_heads(big, small, torch.tensor([5, 0]))
-    assert (teacher.num_words, len(teacher.bias), student.num_words) == (6, 6, 6)
-    with pytest.raises(VocabularyMismatchError, match="below the shared vocabulary of 6"):
-        shared_heads(big, small, torch.tensor([6]))
-    with pytest.raises(BatchError, match="at least one"):
-        shared_heads(big, small, torch.tensor([], dtype=torch.int64))
+        last_kl(pair.teacher[0][:0], pair.teacher_head, pair.student[0][:0], pair.student_head)

@@ -20,8 +20,8 @@ PairRule = Callable[[Tensor, Tensor], Tensor]
 It overwrites both with that whose difference, student's less teacher's, is the gradient of a pair for the logits.
 """
 
-_BLOCK = 2**16
-"""Words times tokens whose products are in float64 at once."""
+_LEAST_BLOCK = 2**12
+"""Words times tokens whose products are in float64 at once, at least."""
 
 
 class LinearPairs(PairLosses):
@@ -109,8 +109,10 @@ def products(ours: Tensor, theirs: Tensor) -> Tensor:
     """
     ours, theirs = ours.flatten(1), theirs.flatten(1)
     total = torch.zeros(len(ours), len(theirs), dtype=torch.float64, device=ours.device)
-    for start in range(0, ours.shape[1], _BLOCK):
-        block = slice(start, start + _BLOCK)
+    # The copies in float64 of a block are as large as one row.
+    step = max(_LEAST_BLOCK, ours.shape[1] // (2 * (len(ours) + len(theirs))))
+    for start in range(0, ours.shape[1], step):
+        block = slice(start, start + step)
         total.addmm_(ours[:, block].double(), theirs[:, block].double().T)
     return total
 

@@ -14,7 +14,7 @@ from verbdistill.losses.fused import summed_loss
 from verbdistill.losses.heads import Head
 from verbdistill.losses.linear_pairs import LinearPairs, check_tokens, check_words, pairs_of_logits, products
 
-_ARRAYS = 7  # both sides' logits and log-probabilities, their difference, and the terms of the sum
+_ARRAYS = 8  # of both sides log-probabilities and probabilities; near and far terms of the sum, what is chosen of them
 
 
 def pairwise_kl(
