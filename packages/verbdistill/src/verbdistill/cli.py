@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from verbdistill import cli_seeing
 from verbdistill.errors import VerbDistillError
 from vlmpress.artifact import ArtifactError
 from vlmpress.cli import progress
@@ -15,6 +16,8 @@ from vlmpress.data import DataError
 app = typer.Typer(
     help="Layer-wise distillation of vision-language models (VLsI).", no_args_is_help=True, add_completion=False
 )
+
+cli_seeing.mount(app)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 

@@ -1,94 +1,37 @@
-"""What a distillation did, as a report keeps and draws it.
-
-t_s, t_l: number of student and teacher targets.
-"""
+"""The report that a distilled student's directory keeps."""
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
-from verbdistill.errors import ReportError
+from verbdistill.errors import ExtraMissingError, ReportError
+from verbdistill.seeing.figures import new_figure, save_figure
+from verbdistill.seeing.histories import DistillReport
+from verbdistill.seeing.plotting import has_losses, has_matches, losses_figure, matches_figure
+from verbdistill.seeing.summing_up import markdown
 from vlmpress.artifact import whole_file
 
 REPORT = "report.json"
-VERBALIZATION_TEACHER, VERBALIZATION_STUDENT, INTERACTION = (
-    "verbalization_teacher",
-    "verbalization_student",
-    "interaction",
+MARKDOWN = "report.md"
+_PICTURES = (
+    ("Which teacher layers the student's layers learned from", "matched_layers.svg", has_matches, matches_figure),
+    ("Loss of every target over training", "target_losses.svg", has_losses, losses_figure),
 )
-
-Match = Sequence[Sequence[int]]
-"""Of each student target the 0-based teacher targets it learned from in a step, at least one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DistillReport:
-    """Histories of a run; a phase that was left out has none.
-
-    Attributes:
-        student_layers: 1-based target layers of the student.
-        teacher_layers: Those of the teacher.
-        losses: One number a step, in nats or the unit of the operation: "verbalization_teacher",
-            "verbalization_student" (means over targets), "interaction" (all terms), "interaction_last", "sft".
-        target_losses: A row a step, one number a target: "verbalization_teacher" [steps, t_l],
-            "verbalization_student" [steps, t_s], "interaction" [steps, t_s] (of the match that was drawn).
-        matches: Of each interaction step; none where no intermediate layer was matched.
-        settings: What the run was told, as a configuration file would say it.
-    """
-
-    student_layers: tuple[int, ...]
-    teacher_layers: tuple[int, ...]
-    losses: Mapping[str, Sequence[float]]
-    target_losses: Mapping[str, Sequence[Sequence[float]]]
-    matches: Sequence[Match]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        widths = {
-            VERBALIZATION_TEACHER: len(self.teacher_layers),
-            VERBALIZATION_STUDENT: len(self.student_layers),
-            INTERACTION: len(self.student_layers),
-        }
-        for name, rows in self.target_losses.items():
-            width = widths.get(name)
-            if width is None:
-                raise ReportError(f"target_losses: expected {', '.join(widths)}, got {name!r}")
-            if any(len(row) != width for row in rows):
-                raise ReportError(f"target_losses: {name}: expected rows of {width} targets, got others")
-        for step, match in enumerate(self.matches):
-            if len(match) != len(self.student_layers) or not all(
-                drawn and all(0 <= index < len(self.teacher_layers) for index in drawn) for drawn in match
-            ):
-                raise ReportError(
-                    f"matches: step {step}: expected teacher targets below {len(self.teacher_layers)} for each of "
-                    f"{len(self.student_layers)} student targets, got {list(match)}"
-                )
-
-    def match_shares(self, *, at_end: bool) -> list[list[float]]:
-        """Share of each teacher target in what a student target learned from, [t_s, t_l]; rows sum to 1 (Figure 5).
-
-        Over the first or the last tenth of the interaction steps, at least one; empty where nothing was matched.
-        Several teacher targets of one step count in equal parts.
-        """
-        if not self.matches:
-            return []
-        tenth = math.ceil(len(self.matches) / 10)
-        shares = [[0.0] * len(self.teacher_layers) for _ in self.student_layers]
-        for match in self.matches[-tenth:] if at_end else self.matches[:tenth]:
-            for row, drawn in zip(shares, match, strict=True):
-                for index in drawn:
-                    row[index] += 1 / (len(drawn) * tenth)
-        return shares
 
 
 def write_report(folder: Path, report: DistillReport) -> None:
-    """Writes report.json into a student's directory."""
+    """Writes report.json (everything), report.md, and pictures beside them where matplotlib is installed."""
     text = json.dumps(asdict(report), sort_keys=True, allow_nan=False) + "\n"
     with whole_file(folder / REPORT) as file:
         file.write(text.encode())
+    pictures = {}
+    if _can_draw():
+        for caption, name, has, draw in _PICTURES:
+            if has(report):
+                save_figure(draw(report), folder / name)
+                pictures[caption] = name
+    with whole_file(folder / MARKDOWN) as file:
+        file.write(markdown(report, pictures).encode())
 
 
 def read_report(folder: Path) -> DistillReport:
@@ -109,3 +52,11 @@ def read_report(folder: Path) -> DistillReport:
         raise ReportError(
             f"{path}: expected the report of a distillation, got {type(error).__name__}: {error}"
         ) from error
+
+
+def _can_draw() -> bool:
+    try:
+        new_figure(1, 1)
+    except ExtraMissingError:
+        return False
+    return True

@@ -1,0 +1,162 @@
+"""What each target layer of a model says (VLsI, Figure 3).
+
+L target layers, h hidden size, V vocabulary size.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from verbdistill.errors import BatchError
+from verbdistill.models.parts import decoder_layers
+from verbdistill.seeing.asking import encode, end_tokens, prompt_text, search
+from verbdistill.verbalizers.verbalizers import Verbalizers
+from vlmpress.data import IMAGE_MARK, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class WordProbability:
+    """A word of the vocabulary and how likely it is to come first."""
+
+    word: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpeech:
+    """What one layer says when it alone chooses every word, greedily.
+
+    Attributes:
+        layer: 1-based decoder layer; None: the model itself, through no verbalizer.
+        text: Without special tokens.
+        first_words: The likeliest first words, the likeliest first.
+    """
+
+    layer: int | None
+    text: str
+    first_words: tuple[WordProbability, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Speeches:
+    """Every target layer's, ascending, and the model's own answer."""
+
+    layers: tuple[LayerSpeech, ...]
+    answer: LayerSpeech
+
+
+@torch.inference_mode()
+def verbalize(
+    model: Any,
+    processor: Any,
+    verbalizers: Verbalizers,
+    image: Image | None,
+    question: str,
+    *,
+    max_words: int = 16,
+    num_likeliest: int = 5,
+) -> Speeches:
+    """Asks every target layer and the model itself; each continues its own text, not the model's.
+
+    All run as rows of one batch through the model's own `generate`: row i of the prompt is continued with what
+    target layer i says, so its states are those of its own words. Source: VLsI, Section 4.2.
+
+    Args:
+        model: Asked on its device, in evaluation mode, and left as it came.
+        processor: Its processor, with a chat template.
+        verbalizers: Of this model, or of the one it was trained from.
+        image: What the question is about; None: about none.
+        question: Text; a mark <image> says where the image goes, else it comes first.
+        max_words: Tokens of a text, at most.
+        num_likeliest: First words to tell, at most.
+
+    Raises:
+        BatchError: The question is empty or marks another number of images, or there is no chat template.
+    """
+    marks = question.count(IMAGE_MARK)
+    if not question.strip() or marks not in (0, int(image is not None)):
+        raise BatchError(f"question: expected text with no more marks {IMAGE_MARK} than images, got {question!r}")
+    if max_words < 1 or num_likeliest < 1:
+        raise BatchError(f"max_words, num_likeliest: expected at least 1, got {max_words} and {num_likeliest}")
+    turn = Turn(question, "")
+    rows = len(verbalizers.layers) + 1
+    images = [] if image is None else [image.convert("RGB")]
+    text = prompt_text(processor, [turn], len(images))
+    inputs = {name: value.to(model.device) for name, value in encode(processor, [text] * rows, [images] * rows).items()}
+    speakers = _Speakers(verbalizers)
+    was_training = model.training
+    model.eval()
+    try:
+        with speakers.listening(model):
+            output = model.generate(
+                **inputs,
+                generation_config=search(model, processor.tokenizer, max_words),
+                logits_processor=LogitsProcessorList([speakers]),
+            )
+    finally:
+        model.train(was_training)
+    said = output[:, inputs["input_ids"].shape[1] :].tolist()
+    likeliest = speakers.first.softmax(-1).topk(min(num_likeliest, speakers.first.shape[-1]))
+    ends = set(end_tokens(model, processor.tokenizer))
+    speeches = [
+        LayerSpeech(layer, _text(processor.tokenizer, ids, ends), _words(processor.tokenizer, words, shares))
+        for layer, ids, words, shares in zip(
+            (*verbalizers.layers, None), said, likeliest.indices.tolist(), likeliest.values.tolist(), strict=True
+        )
+    ]
+    return Speeches(tuple(speeches[:-1]), speeches[-1])
+
+
+class _Speakers(LogitsProcessor):
+    """Gives row i of a batch the logits of target layer i at the newest position; the last row keeps the model's."""
+
+    def __init__(self, verbalizers: Verbalizers) -> None:
+        self._verbalizers = verbalizers
+        self._newest: dict[int, Tensor] = {}
+        self.first = torch.empty(0)
+
+    @contextmanager
+    def listening(self, model: nn.Module) -> Iterator[None]:
+        """Keeps what the target layers hand on, each of its own row."""
+        blocks = decoder_layers(model)
+        hooks = [
+            blocks[layer - 1].register_forward_hook(
+                lambda _module, _inputs, output, row=row, layer=layer: self._keep(row, layer, output)
+            )
+            for row, layer in enumerate(self._verbalizers.layers)
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _keep(self, row: int, layer: int, output: Any) -> None:
+        states = output[0] if isinstance(output, tuple) else output
+        self._newest[layer] = states[row : row + 1, -1]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [L + 1, V]."""
+        logits = self._verbalizers([self._newest[layer] for layer in self._verbalizers.layers])
+        scores = torch.cat([*(part.to(scores.dtype) for part in logits), scores[-1:]])
+        if not len(self.first):
+            self.first = scores.float()
+        return scores
+
+
+def _text(tokenizer: Any, ids: list[int], ends: set[int]) -> str:
+    """Up to the first token that ends an answer: what follows pads the row."""
+    length = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    return str(tokenizer.decode(ids[:length], skip_special_tokens=True)).strip()
+
+
+def _words(tokenizer: Any, ids: list[int], shares: list[float]) -> tuple[WordProbability, ...]:
+    return tuple(
+        WordProbability(str(tokenizer.decode([token])), share) for token, share in zip(ids, shares, strict=True)
+    )
