@@ -21,7 +21,7 @@ from verbdistill.models.vocabulary import check_vocabularies
 from verbdistill.runs.storing import load_verbalizers, report, save_student, save_verbalizers
 from verbdistill.steps.distilling import DistillResult, distill
 from verbdistill.steps.phases import Pair, interaction_loss
-from verbdistill.verbalizers.verbalizers import Verbalizer, Verbalizers
+from verbdistill.verbalizers.verbalizers import Verbalizers
 
 __all__ = [
     "BatchError",
@@ -36,7 +36,6 @@ __all__ = [
     "TargetError",
     "UnsupportedModelError",
     "VerbDistillError",
-    "Verbalizer",
     "Verbalizers",
     "VerbalizersError",
     "VocabularyMismatchError",

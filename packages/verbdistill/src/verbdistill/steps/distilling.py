@@ -136,8 +136,8 @@ def _pair(teacher: nn.Module, student: nn.Module, config: DistillConfig) -> Pair
     return Pair(
         teacher=teacher,
         student=student,
-        teacher_verbalizers=Verbalizers(teacher, layers[0], generator),
-        student_verbalizers=Verbalizers(student, layers[1], generator),
+        teacher_verbalizers=Verbalizers(teacher, layers[0], generator=generator),
+        student_verbalizers=Verbalizers(student, layers[1], generator=generator),
     )
 
 

@@ -14,6 +14,7 @@ from verbdistill.losses.losses import ar_loss, kl_loss, kl_matrix, shared_words
 from verbdistill.matching.matching import match_layers
 from verbdistill.models.parts import language_head, vocab_size
 from verbdistill.models.states import ResponseStates, response_states
+from verbdistill.verbalizers.bodies import Body
 from verbdistill.verbalizers.verbalizers import Verbalizers
 
 VERBALIZATION, INTERACTION, SFT = "verbalization", "interaction", "sft"
@@ -49,7 +50,7 @@ def run_verbalization(
     num_steps = config.num_verbalization_steps
     sides = ((pair.teacher, pair.teacher_verbalizers), (pair.student, pair.student_verbalizers))
     updater = Updater(
-        [verbalizer.parameters() for _, verbalizers in sides for verbalizer in verbalizers],
+        [body.parameters() for _, verbalizers in sides for body in verbalizers],
         phase=VERBALIZATION,
         first_step=0,
         num_steps=num_steps,
@@ -63,7 +64,7 @@ def run_verbalization(
         for model, verbalizers in sides:
             with torch.no_grad():
                 states = response_states(model, batch, verbalizers.layers)
-            parts = zip(verbalizers, states.layers, strict=True)
+            parts = zip(_heads(verbalizers), states.layers, strict=True)
             terms = [ar_loss(head, part, states.labels, chunk_size=config.chunk_size) for head, part in parts]
             sums.append(torch.stack(terms).sum())
         updater.step(sums[0] + sums[1])
@@ -112,7 +113,7 @@ def interaction_loss(
     student = response_states(pair.student, batch, pair.student_verbalizers.layers)
     num_words = shared_words(vocab_size(pair.teacher), vocab_size(pair.student), student.labels)
     match = _draw_match(pair, teacher, student, num_words, config, step)
-    teacher_heads = list(pair.teacher_verbalizers)
+    teacher_heads = _heads(pair.teacher_verbalizers)
     terms = [
         kl_loss(
             teacher_heads[drawn],
@@ -122,7 +123,7 @@ def interaction_loss(
             num_words=num_words,
             chunk_size=config.chunk_size,
         )
-        for drawn, verbalizer, states in zip(match, pair.student_verbalizers, student.layers, strict=True)
+        for drawn, verbalizer, states in zip(match, _heads(pair.student_verbalizers), student.layers, strict=True)
     ]
     last = kl_loss(
         language_head(pair.teacher),
@@ -162,9 +163,9 @@ def _draw_match(
     pair: Pair, teacher: ResponseStates, student: ResponseStates, num_words: int, config: DistillConfig, step: int
 ) -> list[int]:
     kld = kl_matrix(
-        list(pair.teacher_verbalizers),
+        _heads(pair.teacher_verbalizers),
         teacher.layers,
-        list(pair.student_verbalizers),
+        _heads(pair.student_verbalizers),
         student.layers,
         num_words=num_words,
         chunk_size=config.chunk_size,
@@ -179,3 +180,12 @@ def _adapted(student: nn.Module, config: DistillConfig) -> AbstractContextManage
     if config.lora_rank is None:
         return trained_in_full(student, with_vision_tower=config.train_vision_tower)
     return trained_with_lora(student, config.lora_rank, with_vision_tower=config.train_vision_tower)
+
+
+def _heads(verbalizers: Verbalizers) -> list[Callable[[Tensor], Tensor]]:
+    """Of every target: logits of its layer's states."""
+
+    def speaking(body: Body) -> Callable[[Tensor], Tensor]:
+        return lambda states: verbalizers.head.logits(verbalizers.normed(body(states)))
+
+    return [speaking(body) for body in verbalizers]
