@@ -7,7 +7,8 @@ from verbdistill import ConfigError, VerbDistillError
 from verbdistill.errors import TeacherCacheError
 from verbdistill.losses.heads import Head
 from verbdistill.losses.truncated import truncated_pairwise_kl, truncation_bias
-from verbdistill.teachers.cached import CachedTeacher, tensors_digest
+from verbdistill.teachers.cached import CachedTeacher
+from verbdistill.teachers.fingerprints import tensors_digest
 from verbdistill.teachers.teacher import TeacherAnswer, TruncatedAnswer
 
 HIDDEN, WORDS = 5, 23

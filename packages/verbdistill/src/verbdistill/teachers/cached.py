@@ -16,6 +16,7 @@ from verbdistill.errors import ConfigError, TeacherCacheError
 from verbdistill.losses.chunks import DEFAULT_LOGITS_BYTES
 from verbdistill.losses.heads import Head
 from verbdistill.losses.truncated import likeliest_words
+from verbdistill.teachers.fingerprints import sample_of, tensors_digest
 from verbdistill.teachers.teacher import Teacher, TeacherAnswer, TruncatedAnswer
 from vlmpress.artifact import whole_file
 
@@ -47,8 +48,8 @@ class CachedTeacher:
             inner: Asked for what is not there.
             folder: Of this cache alone; made when the first answer is kept.
             k: Words of a token that are kept; all, where there are fewer.
-            head: Of the words that the student shares, cut from the inner teacher's; None: all of them. Kept
-                words are counted in this head.
+            head: Of the words that the student shares, cut from the inner teacher's with `first` (vocabularies that
+                differ in padding) or `rows` (aligned ones); None: all of them. Kept words are counted in it.
             logits_bytes: Room for everything with a vocabulary axis.
 
         Raises:
@@ -60,9 +61,9 @@ class CachedTeacher:
             raise ConfigError(f"k: expected at least 1 kept word, got {k}")
         self._k = k
         self._logits_bytes = logits_bytes
-        parts = {"weight": _sample(self._head.weight)}
+        parts = {"weight": sample_of(self._head.weight)}
         if self._head.bias is not None:
-            parts["bias"] = _sample(self._head.bias)
+            parts["bias"] = sample_of(self._head.bias)
         said = f"{_FORMAT} {inner.fingerprint} {inner.layers} {k} {self._head.num_words} {tensors_digest(parts)}"
         self._fingerprint = hashlib.sha256(said.encode()).hexdigest()
         self._folder = folder / self._fingerprint[:32]
@@ -74,8 +75,8 @@ class CachedTeacher:
 
     @property
     def head(self) -> Head:
-        """The head whose words are counted."""
-        return self._head
+        """The inner teacher's, with all its words."""
+        return self._inner.head
 
     @property
     def fingerprint(self) -> str:
@@ -139,17 +140,3 @@ def _write(file: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
             opened.write(save({name: value.contiguous() for name, value in tensors.items()}, said))
     except OSError as error:
         raise TeacherCacheError(f"{file}: expected a place to keep an answer, got {error}") from error
-
-
-def _sample(values: Tensor) -> Tensor:
-    return values.detach().flatten()[:: max(1, values.numel() // 4096)]
-
-
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """64 hex digits of every tensor's name, type, shape and bytes, whatever their order."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
