@@ -42,9 +42,9 @@ def verbalize(
     asked = [(model, verbalizers)]
     if against is not None:
         asked.append((against, against_verbalizers or verbalizers))
-    from verbdistill.runs.storing import load_verbalizers
     from verbdistill.seeing import speaking
     from verbdistill.seeing.pictures import read_image
+    from verbdistill.verbalizers.storing import load_verbalizers
 
     picture = read_image(image)
     found = []

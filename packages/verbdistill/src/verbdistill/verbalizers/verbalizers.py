@@ -40,7 +40,7 @@ class Verbalizers(nn.Module):
         generator: torch.Generator | None = None,
         *,
         out_size: int | None = None,
-        is_normed: bool = True,
+        is_bare: bool = False,
         dtype: torch.dtype | None = None,
         owner: str = "model",
     ) -> None:
@@ -52,9 +52,9 @@ class Verbalizers(nn.Module):
             kind: See `make_body`.
             depth: See `make_body`.
             generator: Of the weights, on the CPU.
-            out_size: See `make_body`; only without the norm.
-            is_normed: Whether the final norm follows the bodies. Without it there is no head either: for the
-                ablation that compares bare features (Table 4d).
+            out_size: See `make_body`; another width only where they are bare.
+            is_bare: Whether bodies stand alone, without norm and head: for the ablation that compares their
+                features themselves (Table 4d).
             dtype: Of the bodies; None takes the head's.
             owner: What messages call the model.
 
@@ -68,12 +68,12 @@ class Verbalizers(nn.Module):
         self.hidden_size = hidden_size(model)
         self.kind, self.depth = kind, depth
         self.out_size = self.hidden_size if out_size is None else out_size
-        if is_normed and self.out_size != self.hidden_size:
+        if not is_bare and self.out_size != self.hidden_size:
             raise VerbalizersError(
                 f"verbalizers: out_size: expected {self.hidden_size}, which the norm reads, got {self.out_size}"
             )
         # A tuple's modules are not registered as children.
-        self._borrowed = (model, final_norm(model) if is_normed else None)
+        self._borrowed = (model, None if is_bare else final_norm(model))
         weight = head_of(model).weight
         with torch.random.fork_rng(devices=[]), weight.device:
             bodies = {
@@ -93,6 +93,11 @@ class Verbalizers(nn.Module):
         return len(self.layers)
 
     @property
+    def is_bare(self) -> bool:
+        """Whether neither norm nor head follow the bodies."""
+        return self._borrowed[1] is None
+
+    @property
     def reads_whole(self) -> bool:
         """Whether `features` needs states of all positions: response_states(..., whole=verbalizers.reads_whole)."""
         return self.kind == "decoder"
@@ -102,11 +107,11 @@ class Verbalizers(nn.Module):
         """The borrowed head as it is now, without gradients.
 
         Raises:
-            VerbalizersError: These are bare features, which no head reads.
+            VerbalizersError: These are bare bodies, which no head reads.
         """
         model, norm = self._borrowed
         if norm is None:
-            raise VerbalizersError("verbalizers: head: expected verbalizers with a norm, got bare features")
+            raise VerbalizersError("verbalizers: head: expected verbalizers with norm and head, got bare bodies")
         head = head_of(model)
         return Head(head.weight.detach(), None if head.bias is None else head.bias.detach())
 

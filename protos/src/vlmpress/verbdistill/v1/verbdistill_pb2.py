@@ -24,15 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)vlmpress/verbdistill/v1/verbdistill.proto\x12\x17vlmpress.verbdistill.v1\"2\n\x0bVerbalizers\x12\x0e\n\x06layers\x18\x01 \x03(\r\x12\x13\n\x0bhidden_size\x18\x02 \x01(\r\"\xb0\x01\n\x0c\x44istillation\x12\x16\n\x0estudent_layers\x18\x01 \x03(\r\x12\x16\n\x0eteacher_layers\x18\x02 \x03(\r\x12\x1f\n\x17num_verbalization_steps\x18\x03 \x01(\r\x12\x1d\n\x15num_interaction_steps\x18\x04 \x01(\r\x12\x15\n\rnum_sft_steps\x18\x05 \x01(\r\x12\x19\n\x11temperature_scale\x18\x06 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)vlmpress/verbdistill/v1/verbdistill.proto\x12\x17vlmpress.verbdistill.v1\"\x9b\x01\n\x0bVerbalizers\x12\x0e\n\x06layers\x18\x01 \x03(\r\x12\x13\n\x0bhidden_size\x18\x02 \x01(\r\x12\x35\n\x04kind\x18\x03 \x01(\x0e\x32\'.vlmpress.verbdistill.v1.VerbalizerKind\x12\r\n\x05\x64\x65pth\x18\x04 \x01(\r\x12\x10\n\x08out_size\x18\x05 \x01(\r\x12\x0f\n\x07is_bare\x18\x06 \x01(\x08\"\xb0\x01\n\x0c\x44istillation\x12\x16\n\x0estudent_layers\x18\x01 \x03(\r\x12\x16\n\x0eteacher_layers\x18\x02 \x03(\r\x12\x1f\n\x17num_verbalization_steps\x18\x03 \x01(\r\x12\x1d\n\x15num_interaction_steps\x18\x04 \x01(\r\x12\x15\n\rnum_sft_steps\x18\x05 \x01(\r\x12\x19\n\x11temperature_scale\x18\x06 \x01(\x01*\x9e\x01\n\x0eVerbalizerKind\x12\x1f\n\x1bVERBALIZER_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18VERBALIZER_KIND_VERB_FFN\x10\x01\x12\x17\n\x13VERBALIZER_KIND_MLP\x10\x02\x12\x17\n\x13VERBALIZER_KIND_FFN\x10\x03\x12\x1b\n\x17VERBALIZER_KIND_DECODER\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.verbdistill.v1.verbdistill_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERBALIZERS']._serialized_start=70
-  _globals['_VERBALIZERS']._serialized_end=120
-  _globals['_DISTILLATION']._serialized_start=123
-  _globals['_DISTILLATION']._serialized_end=299
+  _globals['_VERBALIZERKIND']._serialized_start=408
+  _globals['_VERBALIZERKIND']._serialized_end=566
+  _globals['_VERBALIZERS']._serialized_start=71
+  _globals['_VERBALIZERS']._serialized_end=226
+  _globals['_DISTILLATION']._serialized_start=229
+  _globals['_DISTILLATION']._serialized_end=405
 # @@protoc_insertion_point(module_scope)
