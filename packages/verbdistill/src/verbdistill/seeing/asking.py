@@ -58,7 +58,15 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     return [] if ends is None else list(ends) if isinstance(ends, (list, tuple)) else [int(ends)]
 
 
-def search(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int = 1) -> GenerationConfig:
+def placeholders(model: Any) -> list[int]:
+    """Tokens that stand for parts of images and videos in a prompt."""
+    names = ("image_token_id", "video_token_id")
+    return sorted({int(number) for name in names if (number := getattr(model.config, name, None)) is not None})
+
+
+def search(
+    model: Any, tokenizer: Any, max_new_tokens: int, *, num_beams: int = 1, use_cache: bool = True
+) -> GenerationConfig:
     """Greedy search or beams, free of what else a model's own generation settings ask for (penalties, sampling)."""
     ends = end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id
@@ -68,6 +76,7 @@ def search(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int = 1) 
         do_sample=False,
         num_beams=num_beams,
         max_new_tokens=max_new_tokens,
+        use_cache=use_cache,
         eos_token_id=ends or None,
         pad_token_id=pad,
         # What is not said here a model's own settings would fill in.

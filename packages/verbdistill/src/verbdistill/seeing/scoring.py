@@ -92,7 +92,7 @@ def evaluate(
         BatchError: There is no chat template, or an image cannot be read.
     """
     longest = max_new_tokens or _longest(processor, questions)
-    settings = search(model, processor.tokenizer, longest, num_beams)
+    settings = search(model, processor.tokenizer, longest, num_beams=num_beams)
     hits: dict[str, list[bool]] = defaultdict(list)
     was_training = model.training
     model.eval()

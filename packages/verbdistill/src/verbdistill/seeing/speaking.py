@@ -3,7 +3,7 @@
 L target layers, h hidden size, V vocabulary size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from verbdistill.errors import BatchError
 from verbdistill.models.parts import decoder_layers
-from verbdistill.seeing.asking import encode, end_tokens, prompt_text, search
+from verbdistill.models.states import ResponseStates
+from verbdistill.seeing.asking import encode, end_tokens, placeholders, prompt_text, search
 from verbdistill.verbalizers.verbalizers import Verbalizers
 from vlmpress.data import IMAGE_MARK, Turn
 
@@ -34,7 +35,7 @@ class LayerSpeech:
 
     Attributes:
         layer: 1-based decoder layer; None: the model itself, through no verbalizer.
-        text: Without special tokens.
+        text: Without special tokens and placeholders of images.
         first_words: The likeliest first words, the likeliest first.
     """
 
@@ -89,14 +90,15 @@ def verbalize(
     images = [] if image is None else [image.convert("RGB")]
     text = prompt_text(processor, [turn], len(images))
     inputs = {name: value.to(model.device) for name, value in encode(processor, [text] * rows, [images] * rows).items()}
-    speakers = _Speakers(verbalizers)
+    speakers = _Speakers(verbalizers, torch.tensor(placeholders(model), dtype=torch.long, device=model.device))
     was_training = model.training
     model.eval()
     try:
         with speakers.listening(model):
             output = model.generate(
                 **inputs,
-                generation_config=search(model, processor.tokenizer, max_words),
+                # Bodies that look at other tokens need every layer's states of all of them, at every word.
+                generation_config=search(model, processor.tokenizer, max_words, use_cache=not verbalizers.reads_whole),
                 logits_processor=LogitsProcessorList([speakers]),
             )
     finally:
@@ -116,20 +118,22 @@ def verbalize(
 class _Speakers(LogitsProcessor):
     """Gives row i of a batch the logits of target layer i at the newest position; the last row keeps the model's."""
 
-    def __init__(self, verbalizers: Verbalizers) -> None:
+    def __init__(self, verbalizers: Verbalizers, unsayable: Tensor) -> None:
         self._verbalizers = verbalizers
-        self._newest: dict[int, Tensor] = {}
+        self._unsayable = unsayable
+        self._states: dict[int, Tensor] = {}
+        self._arguments: dict[int, Mapping[str, Any]] = {}
         self.first = torch.empty(0)
 
     @contextmanager
     def listening(self, model: nn.Module) -> Iterator[None]:
-        """Keeps what the target layers hand on, each of its own row."""
+        """Keeps what the target layers hand on."""
         blocks = decoder_layers(model)
         hooks = [
             blocks[layer - 1].register_forward_hook(
-                lambda _module, _inputs, output, row=row, layer=layer: self._keep(row, layer, output)
+                lambda _module, _inputs, given, output, layer=layer: self._keep(layer, given, output), with_kwargs=True
             )
-            for row, layer in enumerate(self._verbalizers.layers)
+            for layer in self._verbalizers.layers
         ]
         try:
             yield
@@ -137,17 +141,34 @@ class _Speakers(LogitsProcessor):
             for hook in hooks:
                 hook.remove()
 
-    def _keep(self, row: int, layer: int, output: Any) -> None:
+    def _keep(self, layer: int, given: Mapping[str, Any], output: Any) -> None:
         states = output[0] if isinstance(output, tuple) else output
-        self._newest[layer] = states[row : row + 1, -1]
+        self._states[layer] = states if self._verbalizers.reads_whole else states[:, -1]
+        self._arguments[layer] = given
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores [L + 1, V]."""
-        logits = self._verbalizers([self._newest[layer] for layer in self._verbalizers.layers])
-        scores = torch.cat([*(part.to(scores.dtype) for part in logits), scores[-1:]])
+        features = self._verbalizers.features(self._response_states())
+        own = torch.stack([part[row] for row, part in enumerate(features)])
+        scores = torch.cat([self._verbalizers.head.logits(own).to(scores.dtype), scores[-1:]])
         if not len(self.first):
             self.first = scores.float()
-        return scores
+        # A placeholder that a layer says would be taken for one more image.
+        return scores.index_fill(1, self._unsayable, -torch.inf)
+
+    def _response_states(self) -> ResponseStates:
+        """The newest tokens of all rows as response tokens."""
+        layers = self._verbalizers.layers
+        states = tuple(self._states[layer] for layer in layers)
+        newest = torch.zeros(states[0].shape[:2] if self._verbalizers.reads_whole else (len(states[0]), 1))
+        newest[:, -1] = 1
+        return ResponseStates(
+            layers=states,
+            last=states[-1],  # read by nobody here, as the labels are
+            labels=newest[:, -1],
+            positions=newest.bool(),
+            arguments=tuple(self._arguments[layer] for layer in layers) if self._verbalizers.reads_whole else (),
+        )
 
 
 def _text(tokenizer: Any, ids: list[int], ends: set[int]) -> str:
