@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verbdistill.errors import BatchError
 from verbdistill.losses.heads import working_dtype
-from verbdistill.losses.linear_pairs import LinearPairs, check_tokens
+from verbdistill.losses.linear_pairs import LinearPairs, check_tokens, totals
 
 
 def pairwise_feature_l2(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> LinearPairs:
@@ -30,6 +30,6 @@ def pairwise_feature_l2(teacher: Sequence[Tensor], student: Sequence[Tensor]) ->
     with torch.no_grad():
         dtype = working_dtype(*teacher, *student)
         ours, theirs = (torch.stack([part.to(dtype) for part in side]) for side in (student, teacher))
-        sums = torch.stack([(own - theirs).square().sum((1, 2), dtype=torch.float64) for own in ours]) / widths[0]
+        sums = torch.stack([totals((own - theirs).square_()) for own in ours]) / widths[0]
         scale = 2 / widths[0]
     return LinearPairs(sums, student, ours.mul_(scale), theirs.mul_(scale))

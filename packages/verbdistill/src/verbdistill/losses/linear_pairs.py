@@ -3,7 +3,7 @@
 t_s, t_l targets, N response tokens, n of a chunk, h hidden size (of the student), V words.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ It overwrites both with that whose difference, student's less teacher's, is the 
 """
 
 _LEAST_BLOCK = 2**12
-"""Words times tokens whose products are in float64 at once, at least."""
+"""Columns that are in float64 at once, at least."""
 
 
 class LinearPairs(PairLosses):
@@ -108,13 +108,25 @@ def products(ours: Tensor, theirs: Tensor) -> Tensor:
     What is subtracted from them later is nearly as large: float32 would leave few digits of a small loss.
     """
     ours, theirs = ours.flatten(1), theirs.flatten(1)
-    total = torch.zeros(len(ours), len(theirs), dtype=torch.float64, device=ours.device)
-    # The copies in float64 of a block are as large as one row.
-    step = max(_LEAST_BLOCK, ours.shape[1] // (2 * (len(ours) + len(theirs))))
-    for start in range(0, ours.shape[1], step):
-        block = slice(start, start + step)
-        total.addmm_(ours[:, block].double(), theirs[:, block].double().T)
-    return total
+    found = torch.zeros(len(ours), len(theirs), dtype=torch.float64, device=ours.device)
+    for block in _blocks(ours.shape[1], len(ours) + len(theirs)):
+        found.addmm_(ours[:, block].double(), theirs[:, block].double().T)
+    return found
+
+
+def totals(rows: Tensor) -> Tensor:
+    """Sums in float64, [t, ...] -> [t]; a sum of another type than its terms would copy them all first."""
+    rows = rows.flatten(1)
+    found = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for block in _blocks(rows.shape[1], len(rows)):
+        found += rows[:, block].sum(1, dtype=torch.float64)
+    return found
+
+
+def _blocks(num_columns: int, num_rows: int) -> Iterator[slice]:
+    """Of all columns; the copies in float64 of a block are as large as one row."""
+    step = max(_LEAST_BLOCK, num_columns // (2 * num_rows))
+    return (slice(start, start + step) for start in range(0, num_columns, step))
 
 
 def check_tokens(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> int:

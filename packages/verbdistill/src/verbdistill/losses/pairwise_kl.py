@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from verbdistill.losses.chunks import DEFAULT_LOGITS_BYTES
 from verbdistill.losses.fused import summed_loss
 from verbdistill.losses.heads import Head
-from verbdistill.losses.linear_pairs import LinearPairs, check_tokens, check_words, pairs_of_logits, products
+from verbdistill.losses.linear_pairs import LinearPairs, check_tokens, check_words, pairs_of_logits, products, totals
 
 _ARRAYS = 8  # of both sides log-probabilities and probabilities; near and far terms of the sum, what is chosen of them
 
@@ -99,13 +99,12 @@ def _kl_rule(theirs: Tensor, ours: Tensor) -> Tensor:
     """Turns logits into probabilities in place; see `PairRule`."""
     for target in (*theirs, *ours):
         target.copy_(F.log_softmax(target, dim=-1))
-    teacher_part = torch.empty(len(theirs), dtype=torch.float64, device=theirs.device)
+    negentropies = torch.empty(len(theirs), dtype=torch.float64, device=theirs.device)
     for number, target in enumerate(theirs):
         log_p = target.clone()
         target.exp_()
-        teacher_part[number] = products(target[None], log_p[None]).squeeze() - target.sum(dtype=torch.float64)
+        negentropies[number] = products(target[None], log_p[None]).squeeze()
     cross = products(ours, theirs)
     ours.exp_()
     # Probabilities in float32 do not sum to one: with their own sums the error is of second order.
-    student_part = ours.sum((1, 2), dtype=torch.float64)
-    return teacher_part + student_part[:, None] - cross
+    return negentropies - totals(theirs) + totals(ours)[:, None] - cross
