@@ -21,6 +21,11 @@ def default_targets(num_layers: int) -> tuple[int, ...]:
         raise TargetError(f"num_layers: expected at least 1, got {num_layers}")
     if num_layers < _SHALLOW:
         return tuple(range(1, num_layers + 1))
+    return every_fourth(num_layers)
+
+
+def every_fourth(num_layers: int) -> tuple[int, ...]:
+    """Every 4th layer from the 2nd, however few that are."""
     return tuple(range(_FIRST, num_layers + 1, _EVERY))
 
 
