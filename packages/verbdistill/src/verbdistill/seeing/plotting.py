@@ -69,11 +69,12 @@ def has_losses(report: DistillReport) -> bool:
 def _draw_matches(figure: Any, report: DistillReport) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     titles = ("first tenth of interaction", "last tenth of interaction")
-    for axes, title, at_end in zip(panels, titles, (False, True), strict=True):
-        shares = report.match_shares(at_end=at_end)
-        image = axes.imshow(shares, cmap="Blues", aspect="auto", vmin=0, vmax=1)
+    both = [report.match_shares(at_end=at_end) for at_end in (False, True)]
+    most = max(share for shares in both for row in shares for share in row)
+    for axes, title, shares in zip(panels, titles, both, strict=True):
+        image = axes.imshow(shares, cmap="Blues", aspect="auto", vmin=0, vmax=most)
         if len(report.teacher_layers) <= _MOST_NUMBERS:
-            _write_numbers(axes, shares)
+            _write_numbers(axes, shares, most)
         axes.set(title=title, xlabel="teacher layer")
         axes.set_xticks(range(len(report.teacher_layers)), report.teacher_layers)
         axes.set_yticks(range(len(report.student_layers)), report.student_layers)
@@ -82,26 +83,28 @@ def _draw_matches(figure: Any, report: DistillReport) -> None:
     figure.colorbar(image, ax=list(panels), label="share of what it learned from")
 
 
-def _write_numbers(axes: Any, shares: Sequence[Sequence[float]]) -> None:
+def _write_numbers(axes: Any, shares: Sequence[Sequence[float]], most: float) -> None:
     for row, values in enumerate(shares):
         for column, value in enumerate(values):
             if value > 0:
-                color = "white" if value > 0.6 else "black"
+                color = "white" if value > 0.6 * most else "black"
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=color)
 
 
 def _draw_losses(figure: Any, report: DistillReport) -> None:
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import ListedColormap, Normalize
 
+    # The bright end of the scale cannot be seen on white.
+    colors = ListedColormap([colormaps[_COLORS](0.88 * index / 255) for index in range(256)])
     names = [name for name in LOSS_TITLES if report.target_losses.get(name)]
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         rows, layers = report.target_losses[name], report.layers_of(name)
         scale = Normalize(layers[0], max(layers[-1], layers[0] + 1))
         marks = over_training(rows)
         for target, layer in enumerate(layers):
-            color = colormaps[_COLORS](scale(layer))
+            color = colors(scale(layer))
             places, values = smoothed([row[target] for row in rows])
             axes.plot(places, values, color=color, linewidth=1.2, label=f"layer {layer}")
             axes.plot(SHARES, marks[target], color=color, marker="o", markersize=3, linestyle="none")
@@ -110,7 +113,7 @@ def _draw_losses(figure: Any, report: DistillReport) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        figure.colorbar(ScalarMappable(scale, _COLORS), ax=axes, label="layer", ticks=_some(layers))
+        figure.colorbar(ScalarMappable(scale, colors), ax=axes, label="layer", ticks=_some(layers))
     figure.axes[0].set_ylabel("loss")
 
 

@@ -1,7 +1,6 @@
 """Sums up the histories of a report: losses at some shares of a phase, and its Markdown."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from verbdistill.seeing.figures import EXTRA
@@ -20,22 +19,21 @@ _WINDOW = 0.05
 
 
 def over_training(rows: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Loss of every target [targets, 6] at SHARES of a phase; rows [steps, targets].
-
-    Each is the mean over the twentieth of all steps that ends there, at least one.
-    """
-    window = max(1, round(len(rows) * _WINDOW))
-    ends = [max(1, round(share * len(rows))) for share in SHARES]
-    parts = [rows[max(0, end - window) : end] for end in ends]
-    return [[sum(row[target] for row in part) / len(part) for part in parts] for target in range(len(rows[0]))]
+    """Loss of every target [targets, 6] at SHARES of a phase; rows [steps, targets]; means as in `smoothed`."""
+    columns = list(zip(*rows, strict=True))
+    return [[_until(values, max(1, round(share * len(values)))) for share in SHARES] for values in columns]
 
 
 def smoothed(values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """(shares of the phase, means): at most a hundred points, each the mean since the point before."""
+    """(shares of the phase, means): at most a hundred points, each over the twentieth of all steps that ends there."""
     num = min(_NUM_POINTS, len(values))
-    ends = [len(values) * point // num for point in range(num + 1)]
-    spans = list(pairwise(ends))
-    return [end / len(values) for _, end in spans], [sum(values[a:b]) / (b - a) for a, b in spans]
+    ends = [len(values) * point // num for point in range(1, num + 1)]
+    return [end / len(values) for end in ends], [_until(values, end) for end in ends]
+
+
+def _until(values: Sequence[float], end: int) -> float:
+    part = values[max(0, end - max(1, round(len(values) * _WINDOW))) : end]
+    return sum(part) / len(part)
 
 
 def markdown(report: DistillReport, pictures: Mapping[str, str]) -> str:
@@ -71,10 +69,10 @@ def _overview(report: DistillReport) -> str:
     rows = []
     for name, values in report.losses.items():
         if len(values):
-            _, (*_, end) = smoothed(values)
+            end = _until(values, len(values))
             rows.append((name.replace("_", " "), len(values), f"{values[0]:.4f}", f"{end:.4f}"))
     if rows:
-        lines.append(_table(("loss", "steps", "first step", "last hundredth"), rows))
+        lines.append(_table(("loss", "steps", "first step", "last twentieth"), rows))
     return "\n\n".join(lines)
 
 
