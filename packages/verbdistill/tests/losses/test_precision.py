@@ -78,3 +78,32 @@ def test_labels_that_are_nearly_certain():
     assert relative(got, expected) < 0.2  # 4e-7 nats: float32's softmax ends here
     wanted = torch.autograd.grad(expected, features)[0]
     assert relative(torch.autograd.grad(got, features)[0], wanted) < 0.2
+
+
+def test_under_autocast_and_of_half_precision_features(case):
+    def run(pair):
+        pairs = pairwise_kl(pair.teacher, pair.teacher_head, pair.student, pair.student_head)
+        loss = pairs.weighted(torch.ones(2, 3))
+        return loss, torch.autograd.grad(loss, pair.student)
+
+    pair = case(5, 103, (24, 24), (3, 2), dtype=torch.bfloat16)
+    widened = case(5, 103, (24, 24), (3, 2), dtype=torch.bfloat16)
+    widened.teacher = [part.float() for part in pair.teacher]
+    widened.student = [part.detach().float().requires_grad_() for part in pair.student]
+    expected, wanted = run(widened)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, gradients = run(pair)
+        assert torch.equal(run(widened)[0], expected)
+    assert torch.equal(loss, expected)
+    for got, want in zip(gradients, wanted, strict=True):
+        assert torch.equal(got, want.bfloat16())
+
+
+def test_nan_is_not_hidden(case):
+    pair = case(5, 13, (4, 4), (2, 1), dtype=torch.float32)
+    with torch.no_grad():
+        pair.student[0][2, 1] = torch.nan
+    arguments = (pair.teacher, pair.teacher_head, pair.student, pair.student_head)
+    assert pairwise_kl(*arguments).sums.isnan().all()
+    assert pairwise_logit_l2(*arguments).sums.isnan().all()
+    assert last_kl(pair.teacher[0], pair.teacher_head, pair.student[0], pair.student_head).isnan()

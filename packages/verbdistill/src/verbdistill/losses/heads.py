@@ -45,22 +45,24 @@ class Head:
         """[..., h] -> [..., V]; float32, or float64 of float64 features: sums of exponentials need it."""
         dtype = working_dtype(features)
         features = features.to(dtype)
-        if self.weight.dtype == dtype:
-            return F.linear(features, self.weight, None if self.bias is None else self.bias.to(dtype))
-        logits = features.new_empty(*features.shape[:-1], self.num_words)
-        for block in self._blocks():
-            logits[..., block] = features @ self.weight[block].to(dtype).T
-        return logits if self.bias is None else logits.add_(self.bias)
+        with torch.autocast(features.device.type, enabled=False):
+            if self.weight.dtype == dtype:
+                return F.linear(features, self.weight, None if self.bias is None else self.bias.to(dtype))
+            logits = features.new_empty(*features.shape[:-1], self.num_words)
+            for block in self._blocks():
+                logits[..., block] = features @ self.weight[block].to(dtype).T
+            return logits if self.bias is None else logits.add_(self.bias)
 
     def pull_back(self, d_logits: Tensor) -> Tensor:
         """What a gradient of logits [..., V] is for their features, [..., h]; no graph."""
         weight = self.weight.detach()
-        if weight.dtype == d_logits.dtype:
-            return d_logits @ weight
-        gradient = d_logits.new_zeros(*d_logits.shape[:-1], weight.shape[1])
-        for block in self._blocks():
-            gradient += d_logits[..., block] @ weight[block].to(d_logits.dtype)
-        return gradient
+        with torch.autocast(d_logits.device.type, enabled=False):
+            if weight.dtype == d_logits.dtype:
+                return d_logits @ weight
+            gradient = d_logits.new_zeros(*d_logits.shape[:-1], weight.shape[1])
+            for block in self._blocks():
+                gradient += d_logits[..., block] @ weight[block].to(d_logits.dtype)
+            return gradient
 
     def _blocks(self) -> Iterator[slice]:
         step = max(1, _BLOCK_ELEMENTS // self.weight.shape[1])

@@ -45,11 +45,14 @@ class LinearPairs(PairLosses):
         if self._own is None or self._other is None:
             return value
         inputs, gradients = [], []
-        rows = weights.detach().to(self._own)
+        rows: list[list[float]] = weights.tolist()
         for features, row, own in zip(self._student, rows, self._own, strict=True):
-            if features.requires_grad and bool(row.any()):
+            if features.requires_grad and any(row):
                 inputs.append(features)
-                gradients.append(own * row.sum() - torch.tensordot(row, self._other, dims=1))
+                gradients.append(own * sum(row))
+                for other, weight in zip(self._other, row, strict=True):
+                    if weight:
+                        gradients[-1].sub_(other, alpha=weight)
         return with_gradients(value, inputs, gradients) if inputs else value
 
 

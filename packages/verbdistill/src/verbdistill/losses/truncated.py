@@ -7,26 +7,21 @@ t_s, t_l targets, N response tokens, n of a chunk, h hidden size, V words, k kep
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verbdistill.errors import BatchError, VocabularyMismatchError
 from verbdistill.losses.chunks import DEFAULT_LOGITS_BYTES, token_chunks
 from verbdistill.losses.fused import Rule, summed_loss
 from verbdistill.losses.heads import Head, working_dtype
 from verbdistill.losses.linear_pairs import check_tokens
+from verbdistill.losses.outcomes import Kept, Said
 from verbdistill.losses.pairwise_kl import pairwise_kl
 from verbdistill.losses.recomputed_pairs import Partners, RecomputedPairs
 
-_ARRAYS = (
-    6  # logits, log-probabilities, probabilities, in float64 for their sum; what the teacher asks for, of all and one
-)
-
-_LEAST_REST = 1e-9
-"""A smaller mass of all other words is rounding."""
+# Logits, log-probabilities, the latter's sum in float64 (two); what the teacher asks for, of all partners and of one.
+_ARRAYS = 6
 
 
 def likeliest_words(
@@ -74,7 +69,7 @@ def truncated_pairwise_kl(
         VocabularyMismatchError: A kept word is not among the student's.
     """
     check_tokens(words, student)
-    teacher = [_Kept.checked(*pair, student_head) for pair in zip(words, log_probabilities, strict=True)]
+    teacher = [Kept.checked(*pair, student_head) for pair in zip(words, log_probabilities, strict=True)]
     sums = torch.zeros(len(student), len(teacher), dtype=torch.float64, device=student[0].device)
     with torch.no_grad():
         for row, features in zip(sums, student, strict=True):
@@ -85,7 +80,7 @@ def truncated_pairwise_kl(
                 itemsize=working_dtype(features).itemsize,
                 logits_bytes=logits_bytes,
             ):
-                said = _Said.of(student_head.logits(features[chunk]))
+                said = Said.of(student_head.logits(features[chunk]))
                 row += torch.stack([kept[chunk].divergence(said).sum() for kept in teacher])
 
     def rule_of(partners: Partners) -> Rule:
@@ -109,7 +104,7 @@ def truncated_last_kl(
     As `truncated_pairwise_kl` of one target; the head's weight and bias get gradients if they require them.
     """
     check_tokens([words], [student])
-    rule = _rule([(_Kept.checked(words, log_probabilities, student_head), 1.0)])
+    rule = _rule([(Kept.checked(words, log_probabilities, student_head), 1.0)])
     return summed_loss(student, student_head, rule, num_arrays=_ARRAYS, logits_bytes=logits_bytes) / len(student)
 
 
@@ -131,74 +126,9 @@ def truncation_bias(
     return full / len(student[0]), (full - lower) / len(student[0])
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """A student's words of a chunk: log-probabilities and probabilities [n, V], and the latter's sums in float64 [n].
-
-    The sums of the very numbers that are in `p`: what is left without the kept ones keeps its digits.
-    """
-
-    log_p: Tensor
-    p: Tensor
-    total: Tensor
-
-    @staticmethod
-    def of(logits: Tensor) -> "_Said":
-        log_p = F.log_softmax(logits, dim=-1)
-        p = torch.exp(log_p, out=logits)
-        return _Said(log_p, p, p.sum(-1, dtype=torch.float64))
-
-    def rest(self, words: Tensor) -> Tensor:
-        """Mass of all words but these, float64 [n]."""
-        return (self.total - self.p.gather(1, words).sum(-1, dtype=torch.float64)).clamp_min(_LEAST_REST)
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A teacher target's kept words [N, k], their probabilities and logarithms, and the others' mass [N]; float64."""
-
-    words: Tensor
-    log_p: Tensor
-    p: Tensor
-    rest: Tensor
-
-    @staticmethod
-    def checked(words: Tensor, log_probabilities: Tensor, head: Head) -> "_Kept":
-        if words.shape != log_probabilities.shape or words.ndim != 2:
-            raise BatchError(
-                f"words: expected ids and log-probabilities of one shape [N, k], got {list(words.shape)} and "
-                f"{list(log_probabilities.shape)}"
-            )
-        highest = int(words.max())
-        if highest >= head.num_words:
-            raise VocabularyMismatchError(
-                f"words: expected kept words below {head.num_words}, those the student has, got {highest}"
-            )
-        log_p = log_probabilities.double()
-        p = log_p.exp()
-        rest = (1 - p.sum(-1)).clamp_min(0)
-        # Nothing is left to be in it, whatever rounding says.
-        return _Kept(words, log_p, p, torch.zeros_like(rest) if words.shape[1] == head.num_words else rest)
-
-    def __getitem__(self, chunk: slice) -> "_Kept":
-        return _Kept(self.words[chunk], self.log_p[chunk], self.p[chunk], self.rest[chunk])
-
-    def divergence(self, said: _Said) -> Tensor:
-        """KL over the kept words and the rest, float64 [n]."""
-        kept = (self.p * (self.log_p - said.log_p.gather(1, self.words))).sum(-1)
-        rest = torch.special.xlogy(self.rest, self.rest / said.rest(self.words))
-        # Both masses are 1 but for rounding; with their own sums its error is of second order.
-        return kept + rest + said.total - (self.p.sum(-1) + self.rest)
-
-    def asked(self, said: _Said) -> Tensor:
-        """The probabilities where the loss is least, [n, V]: the rest shared out as the student does."""
-        asked = said.p * (self.rest / said.rest(self.words)).to(said.p.dtype)[:, None]
-        return asked.scatter_(1, self.words, self.p.to(said.p.dtype))
-
-
-def _rule(partners: Sequence[tuple[_Kept, float]]) -> Rule:
+def _rule(partners: Sequence[tuple[Kept, float]]) -> Rule:
     def rule(chunk: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
-        said = _Said.of(logits)
+        said = Said.of(logits)
         losses = torch.zeros_like(said.total)
         gradient = said.p * sum(weight for _, weight in partners)
         for kept, weight in partners:
