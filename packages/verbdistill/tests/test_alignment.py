@@ -258,3 +258,10 @@ def test_other_rows_or_answers_are_refused_by_name(tokenizers):
         AlignedPairBatches(source(ROWS), source(ROWS[:2]), words, words)(4)
     with pytest.raises(BatchError, match=r"micro-batch 4, row 0: .* teacher's \(2\), got 1"):
         AlignedPairBatches(source(ROWS), source([["left"], *ROWS[1:]]), words, words)(4)
+
+
+def test_labels_of_another_tokenizer_are_refused(tokenizers):
+    words = tokenizers["words"]
+    batch = batch_of([[(0, False), (len(words), True)]])
+    with pytest.raises(BatchError, match=f"ids of the tokenizer's {len(words)} words, got {len(words)}"):
+        AlignedPairBatches(lambda _index: batch, lambda _index: batch, words, words)(0)

@@ -36,7 +36,8 @@ class AlignedPairBatches:
         """The pair of a micro-batch, 0-based.
 
         Raises:
-            BatchError: The two do not have the same number of rows, or of answers in a row.
+            BatchError: The two do not have the same number of rows, or of answers in a row, or a label is not one of
+                the tokenizer's.
         """
         teacher, student = (source(index) for source in self._sources)
         answers = [
@@ -108,6 +109,9 @@ def _answers(labels: Tensor, texts: Sequence[bytes | None]) -> list[list[tuple[i
     """Of every row its answers: place of the first token among the batch's response tokens, and its tokens' texts."""
     # The first position's token is predicted by none.
     rows: list[list[int]] = labels[:, 1:].tolist()
+    highest = max((max(row) for row in rows if row), default=IGNORED)
+    if highest >= len(texts):
+        raise BatchError(f"labels: expected ids of the tokenizer's {len(texts)} words, got {highest}")
     counted = 0
     found = []
     for row in rows:
