@@ -37,9 +37,11 @@ def test_run_writes_student_and_verbalizers(run_folder, capsys):
     begun = AutoModelForImageTextToText.from_pretrained(run_folder / "student")
     assert set(student.state_dict()) == set(begun.state_dict())
     assert not torch.equal(student.lm_head.weight, begun.lm_head.weight)
-    report = json.loads((run_folder / "out" / "distillation.json").read_text())
+    report = json.loads((run_folder / "out" / "report.json").read_text())
     assert len(report["losses"]["interaction"]) == 2
-    assert len(report["match_counts_last"][0]) == 3
+    assert [len(match) for match in report["matches"]] == [2, 2]
+    assert report["settings"]["verbalizer"] == "verb_ffn"
+    assert (run_folder / "out" / "report.md").exists()
     assert load_verbalizers(run_folder / "verbalizers" / "student", student).layers == (1, 2)
 
     # Never over something that is there already.

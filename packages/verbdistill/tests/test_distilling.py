@@ -59,9 +59,17 @@ def test_distillation_end_to_end(trained_teacher, llava, batches, tmp_path, lora
     with torch.no_grad():
         assert torch.equal(again(**inputs).logits, student(**inputs).logits)
     assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["model.safetensors"]
-    assert [report[:3] for report in seen[:2]] == [("verbalization", 1, 40), ("verbalization", 2, 40)]
-    assert len(seen) == 110
-    assert all(match == sorted(set(match)) for match in result.matches)
+    assert [report[:3] for report in seen[:2]] == [
+        ("verbalization_teacher", 1, 40),
+        ("verbalization_teacher", 2, 40),
+    ]
+    assert len(seen) == 150
+    assert [len(row) for row in result.target_losses["verbalization_teacher"]] == [4] * 40
+    assert [len(row) for row in result.target_losses["interaction"]] == [2] * 60
+    for match in result.matches:
+        drawn = [target for targets in match for target in targets]
+        assert len(drawn) == 2
+        assert drawn == sorted(set(drawn))
     for counts in (result.first_counts, result.last_counts):
         assert [sum(row) for row in counts] == [6, 6]
         assert all(len(row) == 4 for row in counts)
@@ -96,7 +104,8 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     ("lora_rank", "killed_at"),
     [
-        (None, ("verbalization", 3)),
+        (None, ("verbalization_teacher", 3)),
+        (4, ("verbalization_student", 4)),
         (None, ("interaction", 4)),
         (4, ("interaction", 4)),
         (4, ("sft", 1)),
@@ -133,7 +142,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(trained_teacher, llava, batches,
     # A finished run only reads its checkpoints.
     distill(trained_teacher, again, batches, short, checkpoint_dir=tmp_path, on_progress=pytest.fail)
     assert_same(weights(whole), weights(again))
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_another_runs_checkpoints_are_refused(trained_teacher, llava, batches, tmp_path):
@@ -145,18 +154,21 @@ def test_another_runs_checkpoints_are_refused(trained_teacher, llava, batches, t
         distill(trained_teacher, llava(2, seed=3), batches, config(**short), checkpoint_dir=tmp_path)
 
 
-@pytest.mark.parametrize(("phase", "step"), [("verbalization", 2), ("interaction", 6), ("sft", 11)])
-def test_nan_loss_names_phase_and_step(trained_teacher, llava, batches, phase, step):
+@pytest.mark.parametrize(("phase", "step"), [("verbalization_teacher", 2), ("interaction", 1), ("sft", 3)])
+def test_nan_loss_names_phase_step_and_micro_batch(trained_teacher, llava, batches, phase, step):
+    index = {"verbalization_teacher": 0, "interaction": 5, "sft": 10}[phase] + step
+
     def poisoned(at):
         batch = batches(at)
-        if at == step:
+        if at == index:
             batch["pixel_values"] = torch.full_like(batch["pixel_values"], float("nan"))
         return batch
 
     short = config(num_verbalization_steps=5, num_interaction_steps=5, num_sft_steps=5, lora_rank=4)
     student = llava(2, seed=2)
     names = set(student.state_dict())
-    with pytest.raises(NonFiniteLossError, match=f"{phase}: expected a finite loss at step {step}"):
+    said = rf"{phase}: expected a finite loss at step {step} \(micro-batch {index}\)"
+    with pytest.raises(NonFiniteLossError, match=said):
         distill(trained_teacher, student, poisoned, short)
     assert set(student.state_dict()) == names
 

@@ -38,12 +38,9 @@ def run(
 
     disable_progress_bar()
     with progress("distilling") as bar:
-        offsets = {"verbalization": 0, "interaction": settings.distill.num_verbalization_steps}
-        offsets["sft"] = offsets["interaction"] + settings.distill.num_interaction_steps
-        total = settings.distill.num_steps
 
         def show(phase: str, done: int, _of: int, loss: float) -> None:
-            bar.update(offsets[phase] + done, total, f"{phase} {loss:.3f} nats")
+            bar.update(*settings.distill.overall(phase, done), f"{phase} {loss:.3f}")
 
         artifact, result = distil(settings, show)
     last = {name: values[-1] for name, values in result.losses.items() if values}

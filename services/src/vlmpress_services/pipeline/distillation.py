@@ -48,23 +48,16 @@ def distil_student(
         ImageGroups(read_split(Path(dataset), "train")),
         ConversationCollator(processor, seed=config.seed),
         IMAGES_PER_STEP,
-        config.num_steps,
+        config.num_micro_batches,
         config.seed,
     )
-    starts = {
-        "verbalization": 0,
-        "interaction": config.num_verbalization_steps,
-        "sft": config.num_verbalization_steps + config.num_interaction_steps,
-    }
     result = distill(
         LlavaForConditionalGeneration.from_pretrained(teacher),
         student,
         batches.__getitem__,
         config,
         checkpoint_dir=Path(scratch) / "phases",
-        on_progress=lambda phase, done, _, loss: on_progress(
-            starts[phase] + done, config.num_steps, f"{phase} loss {loss:.3f}"
-        ),
+        on_progress=lambda phase, done, _, loss: on_progress(*config.overall(phase, done), f"{phase} loss {loss:.3f}"),
     )
     student.save_pretrained(Path(out) / STUDENT)
     processor.save_pretrained(Path(out) / STUDENT)

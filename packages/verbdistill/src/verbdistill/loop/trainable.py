@@ -1,12 +1,14 @@
-"""Which of a student's parameters train, for how long."""
+"""Which of a student's parameters train, for how long, and what is kept of its forward."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from verbdistill.models.parts import base_model, language_model, vision_tower
+from verbdistill.errors import UnsupportedModelError
+from verbdistill.models.parts import language_head, language_model, vision_part
 
 
 @contextmanager
@@ -14,7 +16,7 @@ def trained_in_full(student: nn.Module, *, with_vision_tower: bool) -> Iterator[
     """Everything trains, the vision tower only if asked; flags and mode are restored afterwards."""
     with _restored(student):
         student.requires_grad_(True)
-        vision_tower(student).requires_grad_(with_vision_tower)
+        _set_vision(student, with_vision_tower)
         yield
 
 
@@ -27,20 +29,51 @@ def trained_with_lora(student: nn.Module, rank: int, *, with_vision_tower: bool)
     # Imported where it is used: it takes seconds, and not every run needs it.
     from peft import LoraConfig, get_peft_model
 
+    decoder = cast(Any, language_model(student))
     with _restored(student):
         student.requires_grad_(True)
-        language_model(student).requires_grad_(False)
-        vision_tower(student).requires_grad_(with_vision_tower)
-        student.get_submodule("lm_head").requires_grad_(False)
+        decoder.requires_grad_(False)
+        language_head(student).requires_grad_(False)
+        _set_vision(student, with_vision_tower)
         lora = LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", bias="none")
-        adapted = get_peft_model(language_model(student), lora)
+        # The adapters are put into the decoder itself, and taken out of it again.
+        adapted = get_peft_model(decoder, lora)
         try:
             yield
         except BaseException:
-            base_model(student).language_model = adapted.unload()
+            adapted.unload()
             raise
         with torch.no_grad():
-            base_model(student).language_model = adapted.merge_and_unload()
+            adapted.merge_and_unload()
+
+
+@contextmanager
+def checkpointed(student: nn.Module, enabled: bool) -> Iterator[None]:
+    """Gradient checkpointing, where `enabled`: a layer's activations are computed again in backward.
+
+    Raises:
+        UnsupportedModelError: It was asked for and the model has none.
+    """
+    model = cast(Any, student)
+    if not enabled or model.is_gradient_checkpointing:
+        yield
+        return
+    try:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    except (AttributeError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"{type(student).__name__}: expected a model with gradient checkpointing, got {error}"
+        ) from error
+    try:
+        yield
+    finally:
+        model.gradient_checkpointing_disable()
+
+
+def _set_vision(student: nn.Module, trains: bool) -> None:
+    tower = vision_part(student)
+    if tower is not None:
+        tower.requires_grad_(trains)
 
 
 @contextmanager

@@ -7,11 +7,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from verbdistill.data.collating import RecordBatches
 from verbdistill.errors import ConfigError
+from verbdistill.loop.training import OnProgress
 from verbdistill.models.vocabulary import check_vocabularies
 from verbdistill.runs.run_config import RunConfig
-from verbdistill.runs.storing import save_student, save_verbalizers
-from verbdistill.steps.distilling import DistillResult, distill
-from verbdistill.steps.phases import OnProgress
+from verbdistill.runs.students import save_student
+from verbdistill.steps.distilling import distill
+from verbdistill.steps.result import DistillResult
+from verbdistill.verbalizers.storing import save_verbalizers
 from vlmpress.artifact import Artifact, import_model_code, read
 from vlmpress.data import load_records
 
@@ -39,8 +41,10 @@ def run(config: RunConfig, on_progress: OnProgress | None = None) -> tuple[Artif
     digests = {"teacher": _digest(config.teacher), "student": _digest(config.student)}
     parents = [(role, digest) for role, digest in digests.items() if digest is not None]
     if config.verbalizers_out is not None:
-        save_verbalizers(result.teacher_verbalizers, config.verbalizers_out / "teacher", parents[:1])
-        save_verbalizers(result.student_verbalizers, config.verbalizers_out / "student", parents[-1:])
+        for role, verbalizers in {"teacher": result.teacher_verbalizers, "student": result.student_verbalizers}.items():
+            if verbalizers is not None:
+                own = [parent for parent in parents if parent[0] == role]
+                save_verbalizers(verbalizers, config.verbalizers_out / role, own)
     return save_student(student, processor, result, config.distill, config.out, parents), result
 
 

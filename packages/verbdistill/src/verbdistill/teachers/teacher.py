@@ -53,6 +53,10 @@ class Teacher(Protocol):
     def head(self) -> Head:
         """The language head that reads its answers' features."""
 
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits that change with its weights."""
+
     def answer(self, index: int, batch: Mapping[str, Tensor]) -> TeacherAnswer | TruncatedAnswer:
         """What it says of a micro-batch.
 
