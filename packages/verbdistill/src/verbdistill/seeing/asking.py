@@ -31,22 +31,29 @@ def prompt_text(processor: Any, turns: Sequence[Turn], num_images: int) -> str:
 
 
 def encode(processor: Any, texts: Sequence[str], images: Sequence[Sequence[Image]]) -> dict[str, Tensor]:
-    """Left-padded inputs [B, T] of prompts that all have images, or all have none."""
+    """Left-padded inputs [B, T] of prompts that all have images, or all have none.
+
+    Raises:
+        BatchError: The processor does not take them.
+    """
     bos = getattr(processor.tokenizer, "bos_token", None)
     given: dict[str, Any] = {}
     if any(images):
         # Nested, processors of several images a row tell the rows apart by it; one image a row is understood by all.
         nested = max(map(len, images)) > 1
         given["images"] = [list(row) for row in images] if nested else [image for row in images for image in row]
-    inputs = processor(
-        text=list(texts),
-        return_tensors="pt",
-        padding=True,
-        padding_side="left",
-        # A template that writes the first token itself must not get it twice.
-        add_special_tokens=not (bos and texts[0].startswith(bos)),
-        **given,
-    )
+    try:
+        inputs = processor(
+            text=list(texts),
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            # A template that writes the first token itself must not get it twice.
+            add_special_tokens=not (bos and texts[0].startswith(bos)),
+            **given,
+        )
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise BatchError(f"prompt: expected what the processor takes, got {error}") from error
     return dict(inputs)
 
 

@@ -160,13 +160,14 @@ class _Speakers(LogitsProcessor):
         """The newest tokens of all rows as response tokens."""
         layers = self._verbalizers.layers
         states = tuple(self._states[layer] for layer in layers)
-        newest = torch.zeros(states[0].shape[:2] if self._verbalizers.reads_whole else (len(states[0]), 1))
-        newest[:, -1] = 1
+        shape = states[0].shape[:2] if self._verbalizers.reads_whole else (len(states[0]), 1)
+        newest = torch.zeros(shape, dtype=torch.bool, device=states[0].device)
+        newest[:, -1] = True
         return ResponseStates(
             layers=states,
             last=states[-1],  # read by nobody here, as the labels are
-            labels=newest[:, -1],
-            positions=newest.bool(),
+            labels=newest[:, -1].long(),
+            positions=newest,
             arguments=tuple(self._arguments[layer] for layer in layers) if self._verbalizers.reads_whole else (),
         )
 
