@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from verbdistill.errors import UnsupportedModelError
-from verbdistill.models.parts import language_head, language_model, vision_part
+from verbdistill.models.parts import language_head, language_model, projector, vision_part
 
 
 @contextmanager
@@ -55,11 +55,11 @@ def checkpointed(student: nn.Module, enabled: bool) -> Iterator[None]:
         UnsupportedModelError: It was asked for and the model has none.
     """
     model = cast(Any, student)
-    if not enabled or model.is_gradient_checkpointing:
+    if not enabled or model.is_activation_checkpointing:
         yield
         return
     try:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     except (AttributeError, ValueError) as error:
         raise UnsupportedModelError(
             f"{type(student).__name__}: expected a model with gradient checkpointing, got {error}"
@@ -67,13 +67,17 @@ def checkpointed(student: nn.Module, enabled: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        model.gradient_checkpointing_disable()
+        model.activation_checkpointing_disable()
 
 
 def _set_vision(student: nn.Module, trains: bool) -> None:
     tower = vision_part(student)
     if tower is not None:
         tower.requires_grad_(trains)
+    # In some models it is part of the tower.
+    between = projector(student)
+    if between is not None:
+        between.requires_grad_(True)
 
 
 @contextmanager
