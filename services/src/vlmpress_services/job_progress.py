@@ -9,10 +9,14 @@ from vlmpress.job.v1 import job_pb2 as pb
 OnProgress = Callable[[float, str], None]
 
 
+# The same in a job's own terms.
+Details = pb.TrainProgress | pb.DistillProgress
+
+
 class Report(Protocol):
     """As `OnProgress`, from jobs that may know more."""
 
-    def __call__(self, progress: float, message: str, /, train: pb.TrainProgress | None = None) -> None:
+    def __call__(self, progress: float, message: str, /, details: Details | None = None) -> None:
         """Reports; raises when the job is to end."""
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from vlmpress.artifact import digest_bytes
 from vlmpress.job.v1 import job_pb2 as pb
+from vlmpress_services.distill_jobs import check_distill, do_distill
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
 from vlmpress_services.job_progress import OnProgress, Report
 from vlmpress_services.quantpack_jobs import check_pack, check_sweep, do_pack, do_sweep
@@ -25,6 +26,8 @@ def check_spec(spec: pb.JobSpec, store: LocalStore) -> None:
         check_sweep(spec.sweep, store)
     elif kind == "train":
         check_train(spec.train, store)
+    elif kind == "distill":
+        check_distill(spec.distill, store)
     elif kind == "pipeline":
         if not spec.pipeline.config_yaml.strip():
             raise InvalidRequestError("config_yaml: expected a configuration, got an empty string")
@@ -41,6 +44,8 @@ def do_work(spec: pb.JobSpec, store: LocalStore, report: Report) -> str:
         return do_sweep(spec.sweep, store, report)
     if kind == "train":
         return do_train(spec.train, store, report)
+    if kind == "distill":
+        return do_distill(spec.distill, store, report)
     return _pipeline(spec.pipeline, store, report)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from vlmpress.artifact import ArtifactError
 from vlmpress.cli import UserError
 from vlmpress.data import DataError
-from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import INTERNAL_TEXT, PackageError, ServicesError
+from vlmpress_services.job_progress import Details
 from vlmpress_services.job_work import do_work
 from vlmpress_services.jobs import JobTable
 from vlmpress_services.serving import call_at_stdin_end, claim_stdout
@@ -54,11 +54,11 @@ class _Reporter:
 
     def __init__(self, table: JobTable, job_id: str) -> None:
         self._table, self._job_id = table, job_id
-        self._waiting: tuple[float, str, pb.TrainProgress | None] | None = None
+        self._waiting: tuple[float, str, Details | None] | None = None
         self._last_s = 0.0
 
-    def __call__(self, progress: float, message: str, /, train: pb.TrainProgress | None = None) -> None:
-        self._waiting = (min(max(progress, 0.0), 1.0), message, train)
+    def __call__(self, progress: float, message: str, /, details: Details | None = None) -> None:
+        self._waiting = (min(max(progress, 0.0), 1.0), message, details)
         if time.monotonic() - self._last_s >= REPORT_INTERVAL_S:
             self.flush()
 

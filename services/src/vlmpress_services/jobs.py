@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import timestamp_pb2
 
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import InvalidRequestError, NotFoundError
+from vlmpress_services.job_progress import Details
 
 MAX_REQUEST_ID_CHARS = 128
 BUSY_TIMEOUT_S = 30.0
@@ -31,11 +33,13 @@ CREATE TABLE IF NOT EXISTS jobs (
     message TEXT NOT NULL DEFAULT '',
     result TEXT NOT NULL DEFAULT '',
     revision INTEGER NOT NULL DEFAULT 1,
-    train_progress BLOB NOT NULL DEFAULT x''
+    train_progress BLOB NOT NULL DEFAULT x'',
+    distill_progress BLOB NOT NULL DEFAULT x''
 )
 """
 # What tables of earlier versions lack.
-_LATER = {"train_progress": "BLOB NOT NULL DEFAULT x''"}
+_LATER = dict.fromkeys(("train_progress", "distill_progress"), "BLOB NOT NULL DEFAULT x''")
+_DETAILS: dict[str, type[Details]] = {"train_progress": pb.TrainProgress, "distill_progress": pb.DistillProgress}
 
 
 class JobTable:
@@ -90,11 +94,12 @@ class JobTable:
         """Pending to running; False when the job is no longer pending."""
         return self._change(job_id, (pb.JOB_STATE_PENDING,), state=pb.JOB_STATE_RUNNING, message="started")
 
-    def report(self, job_id: str, progress: float, message: str, train: pb.TrainProgress | None = None) -> bool:
+    def report(self, job_id: str, progress: float, message: str, details: Details | None = None) -> bool:
         """Progress (0 to 1) and a line on what is being done; False when the job no longer runs."""
         fields: dict[str, float | str | bytes] = {"progress": progress, "message": message}
-        if train is not None:
-            fields["train_progress"] = train.SerializeToString()
+        for column, kind in _DETAILS.items():
+            if isinstance(details, kind):
+                fields[column] = details.SerializeToString()
         return self._change(job_id, (pb.JOB_STATE_RUNNING,), **fields)
 
     def succeed(self, job_id: str, result: str) -> bool:
@@ -185,6 +190,7 @@ def _job(row: sqlite3.Row) -> pb.Job:
     created, updated = timestamp_pb2.Timestamp(), timestamp_pb2.Timestamp()
     created.FromNanoseconds(row["create_time_ns"])
     updated.FromNanoseconds(row["update_time_ns"])
+    details: dict[str, Any] = {name: kind.FromString(row[name]) for name, kind in _DETAILS.items() if row[name]}
     return pb.Job(
         job_id=row["job_id"],
         spec=pb.JobSpec.FromString(row["spec"]),
@@ -195,5 +201,5 @@ def _job(row: sqlite3.Row) -> pb.Job:
         message=row["message"],
         result=row["result"],
         revision=row["revision"],
-        train_progress=pb.TrainProgress.FromString(row["train_progress"]) if row["train_progress"] else None,
+        **details,
     )

@@ -68,6 +68,11 @@ class TeacherGroup:
         _check("max_restarts", self.max_restarts, 0)
         _check("cpus_per_teacher", self.cpus_per_teacher, 0)
 
+    @property
+    def num_cpus(self) -> float:
+        """Cores of all of them."""
+        return self.num_teachers * self.cpus_per_teacher
+
 
 def _check(name: str, value: float, least: int) -> None:
     if value < least:

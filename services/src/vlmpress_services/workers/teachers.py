@@ -214,7 +214,7 @@ def placed(teachers: TeacherGroup, students: WorkerGroup) -> tuple[TeacherGroup,
         teachers = replace(teachers, use_gpu=enough)
     if students.use_gpu is None:
         students = replace(students, use_gpu=enough)
-    cores = teachers.num_teachers * teachers.cpus_per_teacher + students.num_workers * students.cpus_per_worker
+    cores = teachers.num_cpus + students.num_workers * students.cpus_per_worker
     gpus = teachers.num_teachers * bool(teachers.use_gpu) + students.num_workers * bool(students.use_gpu)
     for name, needed in (("CPU", cores), ("GPU", gpus)):
         if there.get(name, 0) < needed:

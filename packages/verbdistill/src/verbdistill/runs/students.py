@@ -69,7 +69,8 @@ def report_of(result: DistillResult, config: DistillConfig) -> DistillReport:
         student_layers=result.student_targets,
         teacher_layers=result.teacher_targets,
         losses=result.losses,
-        target_losses=result.target_losses,
+        # Without target layers interaction has rows of none.
+        target_losses={name: rows for name, rows in result.target_losses.items() if rows and rows[0]},
         matches=result.matches,
         settings=dataclasses.asdict(config),
     )
