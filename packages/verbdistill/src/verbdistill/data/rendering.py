@@ -6,7 +6,7 @@ from typing import Any
 
 from verbdistill.errors import BatchError
 from verbdistill.models.states import IGNORED
-from vlmpress.data import IMAGE_MARK, Record, chat_messages
+from vlmpress.data import IMAGE_MARK, Record, Turn, chat_messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,12 @@ def render(record: Record, processor: Any) -> Rendered:
             answer is empty.
     """
     messages = chat_messages(record.turns, len(record.images))
-    full = _tokens(messages, processor, is_prompt=False)
+    marked = is_marked(record.turns)
+    full = _tokens(messages, processor, is_prompt=False, marked=marked)
     labels = [IGNORED] * len(full)
     for number, turn in enumerate(record.turns):
-        start = _length(_tokens(messages[: 2 * number + 1], processor, is_prompt=True), full, record)
-        end = _length(_tokens(messages[: 2 * number + 2], processor, is_prompt=False), full, record)
+        start = _length(_tokens(messages[: 2 * number + 1], processor, is_prompt=True, marked=marked), full, record)
+        end = _length(_tokens(messages[: 2 * number + 2], processor, is_prompt=False, marked=marked), full, record)
         end = _behind_stop(full, start, end, tokenizer_of(processor).eos_token_id)
         if not turn.answer.strip() or end <= start:
             raise BatchError(f"record {record.id}: question {turn.question!r}: expected an answer, got an empty one")
@@ -59,25 +60,42 @@ def tokenizer_of(processor: Any) -> Any:
     return getattr(processor, "tokenizer", processor)
 
 
-def _tokens(messages: Sequence[dict[str, Any]], processor: Any, *, is_prompt: bool) -> list[int]:
+def chat_text(processor: Any, messages: Sequence[dict[str, Any]], *, is_prompt: bool, marked: bool) -> str:
+    """Messages in the chat template of the processor, else of its tokenizer, which gets images as their tokens.
+
+    Args:
+        processor: A processor or a tokenizer.
+        messages: As `vlmpress.data.chat_messages` makes them.
+        is_prompt: Whether the beginning of an answer follows.
+        marked: Whether the questions say where their images go; else images are lines of their own in a template
+            of text alone.
+
+    Raises:
+        BatchError: There is no chat template.
+    """
     tokenizer = tokenizer_of(processor)
     templated = processor if getattr(processor, "chat_template", None) else tokenizer
     if not getattr(templated, "chat_template", None):
         raise BatchError("chat template: expected the processor or its tokenizer to have one, got none")
     if templated is tokenizer:
-        messages = _as_text(messages, getattr(processor, "image_token", ""))
-    text = str(templated.apply_chat_template(messages, add_generation_prompt=is_prompt, tokenize=False))
+        image, between = getattr(processor, "image_token", ""), "" if marked else "\n"
+        messages = [
+            one | {"content": between.join(part.get("text", image) for part in one["content"])} for one in messages
+        ]
+    return str(templated.apply_chat_template(list(messages), add_generation_prompt=is_prompt, tokenize=False))
+
+
+def _tokens(messages: Sequence[dict[str, Any]], processor: Any, *, is_prompt: bool, marked: bool) -> list[int]:
+    tokenizer = tokenizer_of(processor)
+    text = chat_text(processor, messages, is_prompt=is_prompt, marked=marked)
     # A template that writes the first token itself must not get it twice.
     is_begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     return list(tokenizer(text, add_special_tokens=not is_begun)["input_ids"])
 
 
-def _as_text(messages: Sequence[dict[str, Any]], image_token: str) -> list[dict[str, Any]]:
-    """Messages for a tokenizer's template, which knows text alone."""
-    parts = [[part.get("text", image_token) for part in message["content"]] for message in messages]
-    return [
-        {"role": message["role"], "content": "\n".join(texts)} for message, texts in zip(messages, parts, strict=True)
-    ]
+def is_marked(turns: Sequence[Turn]) -> bool:
+    """Whether the questions say where their images go."""
+    return any(IMAGE_MARK in turn.question for turn in turns)
 
 
 def _length(part: list[int], full: list[int], record: Record) -> int:

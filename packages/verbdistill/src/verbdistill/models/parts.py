@@ -14,6 +14,7 @@ from verbdistill.losses.heads import Head
 _DECODERS = ("model.language_model", "model.text_model", "model")
 _NORMS = ("norm", "final_layernorm", "final_layer_norm")
 _VISION_PARTS = ("model.vision_tower", "model.visual", "model.vision_model")
+_PROJECTORS = ("model.multi_modal_projector", "model.visual.merger", "model.connector")
 
 _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 """Configuration values that say what becomes of logits behind the head; 1 and none leave them as they are."""
@@ -89,16 +90,13 @@ def head_of(model: nn.Module) -> Head:
 
 
 def vision_part(model: nn.Module) -> nn.Module | None:
-    """The vision tower without its projector; in Qwen2-VL both are one module. None in a model of text alone."""
+    """The vision tower; in Qwen2-VL its projector is part of it. None in a model of text alone."""
     return next((part for part in (_find(model, path) for path in _VISION_PARTS) if part is not None), None)
 
 
-def vision_tower(model: nn.Module) -> nn.Module:
-    """The vision tower of a model that has one."""
-    found = vision_part(model)
-    if found is None:
-        raise UnsupportedModelError(f"{type(model).__name__}: expected a vision tower, got none")
-    return found
+def projector(model: nn.Module) -> nn.Module | None:
+    """What turns the tower's features into the decoder's; None where it is not known by its name."""
+    return next((part for part in (_find(model, path) for path in _PROJECTORS) if part is not None), None)
 
 
 def hidden_size(model: nn.Module) -> int:
