@@ -42,8 +42,8 @@ def verbalize(
     asked = [(model, verbalizers)]
     if against is not None:
         asked.append((against, against_verbalizers or verbalizers))
+    from verbdistill.data.images import read_image
     from verbdistill.seeing import speaking
-    from verbdistill.seeing.pictures import read_image
     from verbdistill.verbalizers.storing import load_verbalizers
 
     picture = read_image(image)

@@ -4,7 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
+from verbdistill.data.images import read_image
 from verbdistill.errors import BatchError
+from verbdistill.seeing.asking import encode, prompt_text, search
 from verbdistill.seeing.scoring import evaluate, questions_of
 from vlmpress.data import QuestionPrior, Record, Turn
 
@@ -64,16 +66,13 @@ def test_accuracy_by_type_against_the_prior(trained_teacher, asked_as_taught, re
 @torch.no_grad()
 def test_beams_are_a_search(llava, asked_as_taught, records):
     """Five beams find an answer at least as likely as greedy search does."""
-    from verbdistill.seeing.asking import encode, prompt_text, search
-    from verbdistill.seeing.pictures import read_image
-
     model = llava(2, seed=5)
     record = records[0]
     inputs = encode(asked_as_taught, [prompt_text(asked_as_taught, record.turns, 1)], [[read_image(record.images[0])]])
     length = inputs["input_ids"].shape[1]
     found = []
     for num_beams in (1, 5):
-        settings = search(model, asked_as_taught.tokenizer, 4, num_beams=num_beams)
+        settings = search(model, asked_as_taught, 4, num_beams=num_beams)
         settings.eos_token_id = None
         output = model.generate(**inputs, generation_config=settings)
         mask = torch.ones_like(output)

@@ -7,27 +7,19 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import GenerationConfig
 
+from verbdistill.data.rendering import chat_text, is_marked, tokenizer_of
 from verbdistill.errors import BatchError
-from vlmpress.data import IMAGE_MARK, Turn, chat_messages
+from vlmpress.data import Turn, chat_messages
 
 
 def prompt_text(processor: Any, turns: Sequence[Turn], num_images: int) -> str:
     """A conversation in the chat template, without the last turn's answer.
 
-    A tokenizer's template knows text alone, and gets images as their tokens.
-
     Raises:
         BatchError: There is no chat template.
     """
     messages = chat_messages(turns, num_images)[:-1]
-    templated = processor if getattr(processor, "chat_template", None) else processor.tokenizer
-    if not getattr(templated, "chat_template", None):
-        raise BatchError("chat template: expected the processor or its tokenizer to have one, got none")
-    if templated is not processor:
-        between = "" if any(IMAGE_MARK in turn.question for turn in turns) else "\n"
-        for message in messages:
-            message["content"] = between.join(part.get("text", processor.image_token) for part in message["content"])
-    return str(templated.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    return chat_text(processor, messages, is_prompt=True, marked=is_marked(turns))
 
 
 def encode(processor: Any, texts: Sequence[str], images: Sequence[Sequence[Image]]) -> dict[str, Tensor]:
@@ -36,7 +28,7 @@ def encode(processor: Any, texts: Sequence[str], images: Sequence[Sequence[Image
     Raises:
         BatchError: The processor does not take them.
     """
-    bos = getattr(processor.tokenizer, "bos_token", None)
+    bos = tokenizer_of(processor).bos_token
     given: dict[str, Any] = {}
     if any(images):
         # Nested, processors of several images a row tell the rows apart by it; one image a row is understood by all.
@@ -57,11 +49,11 @@ def encode(processor: Any, texts: Sequence[str], images: Sequence[Sequence[Image
     return dict(inputs)
 
 
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+def end_tokens(model: Any, processor: Any) -> list[int]:
     """Tokens that end an answer."""
     ends = model.generation_config.eos_token_id
     if ends is None:
-        ends = tokenizer.eos_token_id
+        ends = tokenizer_of(processor).eos_token_id
     return [] if ends is None else list(ends) if isinstance(ends, (list, tuple)) else [int(ends)]
 
 
@@ -72,11 +64,11 @@ def placeholders(model: Any) -> list[int]:
 
 
 def search(
-    model: Any, tokenizer: Any, max_new_tokens: int, *, num_beams: int = 1, use_cache: bool = True
+    model: Any, processor: Any, max_new_tokens: int, *, num_beams: int = 1, use_cache: bool = True
 ) -> GenerationConfig:
     """Greedy search or beams, free of what else a model's own generation settings ask for (penalties, sampling)."""
-    ends = end_tokens(model, tokenizer)
-    pad = tokenizer.pad_token_id
+    ends = end_tokens(model, processor)
+    pad = tokenizer_of(processor).pad_token_id
     if pad is None:
         pad = ends[0] if ends else 0
     return GenerationConfig(

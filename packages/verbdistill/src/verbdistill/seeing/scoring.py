@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from verbdistill.data.images import read_image
+from verbdistill.data.rendering import shortened, tokenizer_of
 from verbdistill.errors import BatchError
 from verbdistill.seeing.asking import encode, prompt_text, search
-from verbdistill.seeing.pictures import read_image
-from vlmpress.data import IMAGE_MARK, QuestionPrior, Record, question_type, question_types
+from vlmpress.data import QuestionPrior, Record, question_type, question_types
 
 ALL = "all"
 _SEED = 0
@@ -52,7 +53,7 @@ def questions_of(records: Iterable[Record], limit: int | None = None) -> list[Re
         BatchError: There is no question.
     """
     questions = [
-        _until(record, count)
+        shortened(record, count)
         for record in records
         if record.split != "train"
         for count in range(1, len(record.turns) + 1)
@@ -80,7 +81,7 @@ def evaluate(
 
     Args:
         model: Asked on its device, in evaluation mode, and left as it came.
-        processor: Its processor, with a chat template.
+        processor: Its processor (a tokenizer will do where no question has an image), with a chat template.
         questions: As `questions_of` makes them, at least one.
         num_beams: 1: greedy.
         prior: Of training records.
@@ -92,7 +93,7 @@ def evaluate(
         BatchError: There is no chat template, or an image cannot be read.
     """
     longest = max_new_tokens or _longest(processor, questions)
-    settings = search(model, processor.tokenizer, longest, num_beams=num_beams)
+    settings = search(model, processor, longest, num_beams=num_beams)
     hits: dict[str, list[bool]] = defaultdict(list)
     was_training = model.training
     model.eval()
@@ -125,7 +126,7 @@ def _answers(model: Any, processor: Any, batch: Sequence[Record], settings: Any)
     texts = [prompt_text(processor, record.turns, len(record.images)) for record in batch]
     inputs = {name: value.to(model.device) for name, value in encode(processor, texts, images).items()}
     output = model.generate(**inputs, generation_config=settings)
-    found = processor.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    found = tokenizer_of(processor).batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [str(text) for text in found]
 
 
@@ -137,15 +138,7 @@ def _batches(questions: Sequence[Record], batch_size: int) -> Iterator[Sequence[
             yield chosen[start : start + batch_size]
 
 
-def _until(record: Record, num_turns: int) -> Record:
-    """A conversation up to one of its questions, with the images that have been shown by then."""
-    turns = record.turns[:num_turns]
-    is_marked = any(IMAGE_MARK in turn.question for turn in record.turns)
-    num_shown = sum(turn.question.count(IMAGE_MARK) for turn in turns) if is_marked else len(record.images)
-    return Record(record.id, record.images[:num_shown], turns, record.split)
-
-
 def _longest(processor: Any, questions: Sequence[Record]) -> int:
     """Tokens to leave for an answer: the longest expected one's, its end, and a few that tell it from longer."""
     answers = sorted({question.turns[-1].answer for question in questions})
-    return max(map(len, processor.tokenizer(answers, add_special_tokens=False)["input_ids"])) + 1 + _SPARE_TOKENS
+    return max(map(len, tokenizer_of(processor)(answers, add_special_tokens=False)["input_ids"])) + 1 + _SPARE_TOKENS

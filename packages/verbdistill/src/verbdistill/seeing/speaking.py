@@ -13,6 +13,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from verbdistill.data.rendering import tokenizer_of
 from verbdistill.errors import BatchError
 from verbdistill.models.parts import decoder_layers
 from verbdistill.models.states import ResponseStates
@@ -70,7 +71,7 @@ def verbalize(
 
     Args:
         model: Asked on its device, in evaluation mode, and left as it came.
-        processor: Its processor, with a chat template.
+        processor: Its processor (a tokenizer will do where there is no image), with a chat template.
         verbalizers: Of this model, or of the one it was trained from.
         image: What the question is about; None: about none.
         question: Text; a mark <image> says where the image goes, else it comes first.
@@ -98,16 +99,17 @@ def verbalize(
             output = model.generate(
                 **inputs,
                 # Bodies that look at other tokens need every layer's states of all of them, at every word.
-                generation_config=search(model, processor.tokenizer, max_words, use_cache=not verbalizers.reads_whole),
+                generation_config=search(model, processor, max_words, use_cache=not verbalizers.reads_whole),
                 logits_processor=LogitsProcessorList([speakers]),
             )
     finally:
         model.train(was_training)
     said = output[:, inputs["input_ids"].shape[1] :].tolist()
     likeliest = speakers.first.softmax(-1).topk(min(num_likeliest, speakers.first.shape[-1]))
-    ends = set(end_tokens(model, processor.tokenizer))
+    tokenizer = tokenizer_of(processor)
+    ends = set(end_tokens(model, processor))
     speeches = [
-        LayerSpeech(layer, _text(processor.tokenizer, ids, ends), _words(processor.tokenizer, words, shares))
+        LayerSpeech(layer, _text(tokenizer, ids, ends), _words(tokenizer, words, shares))
         for layer, ids, words, shares in zip(
             (*verbalizers.layers, None), said, likeliest.indices.tolist(), likeliest.values.tolist(), strict=True
         )
