@@ -53,7 +53,8 @@ class DistillReport:
             width = widths.get(name)
             if width is None:
                 raise ReportError(f"target_losses: expected {', '.join(widths)}, got {name!r}")
-            if any(len(row) != width for row in rows):
+            # Rows of a phase that looked at no target are empty.
+            if any(rows) and any(len(row) != width for row in rows):
                 raise ReportError(f"target_losses: {name}: expected rows of {width} targets, got others")
             _check_numbers(f"target_losses: {name}", chain.from_iterable(rows))
         for name, values in self.losses.items():
@@ -66,6 +67,11 @@ class DistillReport:
                     f"matches: step {step}: expected teacher targets below {len(self.teacher_layers)} for each of "
                     f"{len(self.student_layers)} student targets, got {list(match)}"
                 )
+
+    def losses_of(self, name: str) -> Sequence[Sequence[float]]:
+        """The rows of a history in `target_losses`; none where the phase or its targets were left out."""
+        rows = self.target_losses.get(name, ())
+        return rows if any(rows) else ()
 
     def layers_of(self, name: str) -> tuple[int, ...]:
         """Target layers of a history in `target_losses`."""

@@ -63,7 +63,7 @@ def has_matches(report: DistillReport) -> bool:
 
 def has_losses(report: DistillReport) -> bool:
     """Whether there is something for `losses_figure`."""
-    return any(len(rows) for rows in report.target_losses.values())
+    return any(map(report.losses_of, LOSS_TITLES))
 
 
 def _draw_matches(figure: Any, report: DistillReport) -> None:
@@ -98,9 +98,9 @@ def _draw_losses(figure: Any, report: DistillReport) -> None:
 
     # The bright end of the scale cannot be seen on white.
     colors = ListedColormap([colormaps[_COLORS](0.88 * index / 255) for index in range(256)])
-    names = [name for name in LOSS_TITLES if report.target_losses.get(name)]
+    names = [name for name in LOSS_TITLES if report.losses_of(name)]
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        rows, layers = report.target_losses[name], report.layers_of(name)
+        rows, layers = report.losses_of(name), report.layers_of(name)
         scale = Normalize(layers[0], max(layers[-1], layers[0] + 1))
         marks = over_training(rows)
         for target, layer in enumerate(layers):

@@ -45,7 +45,7 @@ def markdown(report: DistillReport, pictures: Mapping[str, str]) -> str:
     """
     parts = ["# Distillation", _overview(report)]
     for name, title in LOSS_TITLES.items():
-        if report.target_losses.get(name):
+        if report.losses_of(name):
             parts += [f"## Loss of every target: {title}", _losses_table(report, name)]
     if report.matches:
         parts.append("## Which teacher layers the student's layers learned from")
@@ -54,7 +54,7 @@ def markdown(report: DistillReport, pictures: Mapping[str, str]) -> str:
             parts += [f"### {title}", _matches_table(report, at_end)]
     if pictures:
         parts += ["## Pictures", *(f"![{caption}]({file})" for caption, file in pictures.items())]
-    elif report.matches or report.target_losses:
+    elif report.matches or any(map(report.losses_of, LOSS_TITLES)):
         parts.append(f"For pictures: `{EXTRA}`, then `verbdistill plot` on this directory.")
     if report.settings:
         parts += ["## Settings", _table(("setting", "value"), [(name, f"{v}") for name, v in report.settings.items()])]
@@ -63,8 +63,8 @@ def markdown(report: DistillReport, pictures: Mapping[str, str]) -> str:
 
 def _overview(report: DistillReport) -> str:
     lines = [
-        f"Student target layers: {', '.join(map(str, report.student_layers))}. "
-        f"Teacher target layers: {', '.join(map(str, report.teacher_layers))}.",
+        f"Student target layers: {_listed(report.student_layers)}. "
+        f"Teacher target layers: {_listed(report.teacher_layers)}.",
     ]
     rows = []
     for name, values in report.losses.items():
@@ -76,9 +76,13 @@ def _overview(report: DistillReport) -> str:
     return "\n\n".join(lines)
 
 
+def _listed(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers)) or "none"
+
+
 def _losses_table(report: DistillReport, name: str) -> str:
     heads = ("layer", *(f"{share:.0%}" for share in SHARES))
-    values = over_training(report.target_losses[name])
+    values = over_training(report.losses_of(name))
     rows = [(layer, *(f"{v:.3f}" for v in line)) for layer, line in zip(report.layers_of(name), values, strict=True)]
     return _table(heads, rows)
 
