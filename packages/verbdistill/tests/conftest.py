@@ -21,6 +21,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from verbdistill import ResponseStates, Verbalizers
+
 torch.set_num_threads(1)
 
 VOCAB = 12
@@ -84,6 +86,18 @@ def llava() -> Callable[..., LlavaForConditionalGeneration]:
 @pytest.fixture
 def batches() -> Callable[..., dict[str, Tensor]]:
     return make_batch
+
+
+@pytest.fixture
+def speak() -> Callable[[Verbalizers, list[Tensor]], list[Tensor]]:
+    """Logits [N, V] of every target from states [N, h] of its layer."""
+
+    def logits(verbalizers: Verbalizers, states: list[Tensor]) -> list[Tensor]:
+        positions = torch.ones(1, len(states[0]), dtype=torch.bool)
+        given = ResponseStates(layers=tuple(states), last=states[0], labels=positions[0].long(), positions=positions)
+        return [verbalizers.head.logits(features) for features in verbalizers.features(given)]
+
+    return logits
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from verbdistill import Verbalizers, VerbalizersError, default_targets, response_states
 from verbdistill.models.parts import final_norm
@@ -51,11 +51,11 @@ def test_sizes_of_table_4f(seven_billion, kind, depth):
 @pytest.mark.parametrize("rms", [0.1, 1.0, 100.0])
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "decoder"])
-def test_fresh_bodies_are_stable(llava, kind, depth, rms):
+def test_fresh_bodies_are_stable(llava, speak, kind, depth, rms):
     """Logits do not depend on the states' scale much, and gradients stay small, from embeddings to huge activations."""
     verbalizers = Verbalizers(llava(2), (1, 2), kind, depth, torch.Generator().manual_seed(0))
     states = rms * torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
-    logits = verbalizers([states, states])[0]
+    logits = speak(verbalizers, [states, states])[0]
     F.cross_entropy(logits, torch.arange(64) % 12).backward()
     norms = [parameter.grad.norm() for parameter in verbalizers.bodies["1"].parameters()]
     assert 0.01 < logits.std() < 10
@@ -81,6 +81,50 @@ def test_fresh_decoder_bodies_read_the_layer_as_it_is(llava, batches, depth):
         first = verbalizers.features(whole)
         second = verbalizers.features(response_states(model, other, (1, 3), whole=True))
     assert not torch.allclose(first[0], second[0])
+
+
+def test_decoder_bodies_follow_the_models_attention(llava, batches):
+    """A body made under one implementation reads the masks of another."""
+    model = llava(2)
+    verbalizers = Verbalizers(model, (1, 2), "decoder")
+    for name, parameter in verbalizers.named_parameters():
+        if name.endswith("o_proj.weight"):
+            nn.init.normal_(parameter)
+    found = []
+    for implementation in ("sdpa", "eager"):
+        model.set_attn_implementation(implementation)
+        with torch.no_grad():
+            found.append(verbalizers.features(response_states(model, batches(0), (1, 2), whole=True)))
+    for first, second in zip(*found, strict=True):
+        torch.testing.assert_close(first, second)
+
+
+def test_experts_and_norms_of_decoder_bodies_are_drawn():
+    """Mixture-of-experts layers keep their matrices in stacks, which constructors leave as the memory was."""
+    config = Qwen3MoeConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        moe_intermediate_size=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        vocab_size=8,
+    )
+    model = Qwen3MoeForCausalLM(config).eval()
+    (body,) = Verbalizers(model, (1,), "decoder", 1, torch.Generator().manual_seed(0))
+    stacks = [(name, parameter) for name, parameter in body.named_parameters() if parameter.ndim == 3]
+    assert len(stacks) == 2
+    for name, parameter in stacks:
+        assert float(parameter.detach().std()) == pytest.approx(0 if "down" in name else 0.25, rel=0.2)
+    ids = torch.randint(8, (2, 5))
+    batch = {"input_ids": ids, "labels": ids}
+    with torch.no_grad():
+        states = response_states(model, batch, (1,), whole=True)
+        (features,) = Verbalizers(model, (1,), "decoder").features(states)
+        torch.testing.assert_close(features, final_norm(model)(states.layers[0][states.positions]))
 
 
 def test_two_matrices_are_not_one(llava):

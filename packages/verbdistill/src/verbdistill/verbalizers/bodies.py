@@ -8,7 +8,6 @@ grows as one over their length. A decoder layer has residuals of its own: the ma
 so that it begins by letting norm and head read the layer's states as they are.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -110,26 +109,30 @@ def make_body(model: nn.Module, layer: int, *, kind: str, depth: int, out_size: 
 
 @torch.no_grad()
 def draw_weights(body: Body, generator: torch.Generator | None) -> None:
-    """Draws all matrices of a body; the reason for their variances is at the top of this file."""
-    for name, module in body.named_modules():
-        if not isinstance(module, nn.Linear):
+    """Draws all matrices of a body; the reason for their variances is at the top of this file.
+
+    Norms stay as they were made, all else without a matrix is zero: biases, attention sinks. Experts are
+    stacks of matrices [experts, rows, columns].
+    """
+    norms = {name for name, module in body.named_modules() if "norm" in type(module).__name__.lower()}
+    for name, parameter in body.named_parameters():
+        if name.rpartition(".")[0] in norms:
             continue
-        if module.bias is not None:
-            module.bias.zero_()
-        if body.reads_whole and name.endswith(_RESIDUAL_WRITERS):
-            module.weight.zero_()
-            continue
-        std = module.in_features**-0.5
-        # On the CPU, where the generator is: the same weights on every device.
-        module.weight.copy_(torch.empty(module.weight.shape).normal_(std=std, generator=generator))
+        if parameter.ndim < 2 or (body.reads_whole and name.removesuffix(".weight").endswith(_RESIDUAL_WRITERS)):
+            parameter.zero_()
+        else:
+            # On the CPU, where the generator is: the same weights on every device.
+            drawn = torch.empty(parameter.shape).normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+            parameter.copy_(drawn)
 
 
 def _decoder_layer(model: nn.Module, layer: int) -> nn.Module:
-    """A new layer as the decoder's own, knowing the same place: it gets the same kind of mask."""
-    pattern = decoder_layers(model)[layer - 1]
-    # A shallow copy of the configuration: the attention implementation stays the model's at this time.
-    made: nn.Module = type(pattern)(copy.copy(text_config(model)), layer_idx=layer - 1)
-    return made.train(False)
+    """A new layer as the decoder's own, knowing the same place and sharing its configuration.
+
+    So it always reads masks as the model makes them, of whichever attention implementation.
+    """
+    made: nn.Module = type(decoder_layers(model)[layer - 1])(text_config(model), layer_idx=layer - 1)
+    return made
 
 
 def _between(states: Tensor, *, bends: bool) -> Tensor:

@@ -131,16 +131,11 @@ class Verbalizers(nn.Module):
             raise VerbalizersError(f"states: expected those of {wanted} for kind {self.kind}, got those of {got}")
         arguments = states.arguments or (None,) * len(self)
         return tuple(
-            self.normed(body(part.to(_dtype(body)), given)[states.positions if self.reads_whole else ...])
+            self._normed(body(part.to(_dtype(body)), given)[states.positions if self.reads_whole else ...])
             for body, part, given in zip(self, states.layers, arguments, strict=True)
         )
 
-    def forward(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """Logits [..., V] of every target from its layer's states [..., h]; not of kind decoder."""
-        parts = zip(self, states, strict=True)
-        return [self.head.logits(self.normed(body(part.to(_dtype(body))))) for body, part in parts]
-
-    def normed(self, features: Tensor) -> Tensor:
+    def _normed(self, features: Tensor) -> Tensor:
         """A body's output [..., h] after the borrowed norm, in the head's type; as it is without a norm."""
         model, norm = self._borrowed
         if norm is None:
