@@ -174,8 +174,10 @@ def test_nan_loss_names_phase_step_and_micro_batch(trained_teacher, llava, batch
 
 
 def test_teacher_needs_as_many_targets(llava, batches):
-    with pytest.raises(TargetError, match="at least as many teacher"):
+    with pytest.raises(TargetError, match="at least as many decoder layers as the student's 2, got 1"):
         distill(llava(1), llava(2), batches, config())
+    with pytest.raises(TargetError, match="at least as many teacher"):
+        distill(llava(4), llava(2), batches, config(teacher_targets=(4,)))
     with pytest.raises(TargetError, match=r"student targets: expected ascending layers within 1\.\.2"):
         distill(llava(4), llava(2), batches, config(student_targets=(1, 3)))
 

@@ -1,6 +1,7 @@
 """The command `verbdistill`."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,7 @@ def run(
     as_json: JsonFlag = False,
 ) -> None:
     """Distils a teacher into a student as a YAML file says."""
-    # Checked before torch is loaded, so that a typing error shows at once.
+    # Checked before models are loaded, so that a typing error shows at once.
     from verbdistill.runs.run_config import read_run_config
 
     settings = read_run_config(config)
@@ -42,8 +43,11 @@ def run(
         def show(phase: str, done: int, _of: int, loss: float) -> None:
             bar.update(*settings.distill.overall(phase, done), f"{phase} {loss:.3f}")
 
-        artifact, result = distil(settings, show)
+        # Of processes that torchrun started the first one speaks.
+        artifact, result = distil(settings, show if os.environ.get("RANK", "0") == "0" else None)
     last = {name: values[-1] for name, values in result.losses.items() if values}
+    if artifact is None:
+        return
     if as_json:
         print(json.dumps({"out": str(artifact.path), "digest": artifact.digest, "last_losses_nats": last}))
         return

@@ -8,6 +8,7 @@ import yaml
 
 from verbdistill.config import DistillConfig
 from verbdistill.errors import ConfigError
+from verbdistill.models.presets import PRESETS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,9 +22,14 @@ class RunConfig:
         out: Artifact directory to write: the trained student.
         distill: The three steps.
         images: Folder that image paths are relative to; by default the data file's.
-        batch_size: Conversations a step.
+        batch_size: Conversations of a micro-batch, over all processes.
+        max_length: Most tokens of a conversation, images included.
+        targets: Name of a preset of target layers, one of `PRESETS`, instead of those of `distill`.
+        teacher_verbalizers: Directory of the teacher's verbalizers; None trains them.
         verbalizers_out: Folder for the verbalizers of both, `teacher` and `student`; None keeps none.
-        checkpoint_dir: Folder of finished phases; None keeps none.
+        checkpoint_dir: Folder of checkpoints; None keeps none.
+        answers_dir: Folder that keeps the teacher's answers, truncated to `answers_words`; None asks it anew.
+        answers_words: Likeliest words of a token that are kept there.
     """
 
     teacher: Path
@@ -33,15 +39,37 @@ class RunConfig:
     distill: DistillConfig
     images: Path | None = None
     batch_size: int = 16
+    max_length: int | None = None
+    targets: str | None = None
+    teacher_verbalizers: Path | None = None
     verbalizers_out: Path | None = None
     checkpoint_dir: Path | None = None
+    answers_dir: Path | None = None
+    answers_words: int = 64
 
     def __post_init__(self) -> None:
-        if type(self.batch_size) is not int or self.batch_size < 1:
-            raise ConfigError(f"batch_size: expected a whole number of at least 1, got {self.batch_size!r}")
+        for name in ("batch_size", "max_length", "answers_words"):
+            value = getattr(self, name)
+            if not (name == "max_length" and value is None) and (type(value) is not int or value < 1):
+                raise ConfigError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        given = (self.distill.student_targets, self.distill.teacher_targets)
+        if self.targets is not None and given != (None, None):
+            raise ConfigError(f"targets: expected a preset or layers in distill, got {self.targets!r} and layers")
+        if self.targets is not None and self.targets not in PRESETS:
+            raise ConfigError(f"targets: expected one of {', '.join(PRESETS)}, got {self.targets!r}")
 
 
-_PATHS = ("teacher", "student", "data", "out", "images", "verbalizers_out", "checkpoint_dir")
+_PATHS = (
+    "teacher",
+    "student",
+    "data",
+    "out",
+    "images",
+    "teacher_verbalizers",
+    "verbalizers_out",
+    "checkpoint_dir",
+    "answers_dir",
+)
 
 
 def read_run_config(file: Path) -> RunConfig:

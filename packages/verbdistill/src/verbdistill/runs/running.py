@@ -1,61 +1,142 @@
 """`verbdistill run`: from directories and a dataset file to a distilled student's directory."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from torch import Tensor
 
-from verbdistill.data.collating import RecordBatches
+from verbdistill.config import DistillConfig
+from verbdistill.data.batches import Batches
 from verbdistill.errors import ConfigError
+from verbdistill.loop.ranks import rank, world_size
 from verbdistill.loop.training import OnProgress
-from verbdistill.models.vocabulary import check_vocabularies
+from verbdistill.models.parts import decoder_layers
+from verbdistill.models.presets import preset_targets
+from verbdistill.runs.pairing import open_batches, open_words
+from verbdistill.runs.processes import joined
 from verbdistill.runs.run_config import RunConfig
 from verbdistill.runs.students import save_student
+from verbdistill.runs.teaching import RunTeacher, open_teacher
+from verbdistill.seeing.loading import load_model
 from verbdistill.steps.distilling import distill
 from verbdistill.steps.result import DistillResult
+from verbdistill.teachers.bias import TruncationBias, bias_report
 from verbdistill.verbalizers.storing import save_verbalizers
-from vlmpress.artifact import Artifact, import_model_code, read
-from vlmpress.data import load_records
+from vlmpress.artifact import Artifact, read
+
+_BIAS_BATCHES = 2
 
 
-def run(config: RunConfig, on_progress: OnProgress | None = None) -> tuple[Artifact, DistillResult]:
+def run(config: RunConfig, on_progress: OnProgress | None = None) -> tuple[Artifact | None, DistillResult]:
     """Distils as a file says; the student's directory appears whole at the end or not at all.
+
+    The student trains in float32 and is written in the type it came in. Processes that torchrun starts share every
+    step; the first one writes, the others give no artifact.
 
     Raises:
         ConfigError: A directory is no model, or an output exists already.
-        VocabularyMismatchError: The two tokenizers differ.
+        VocabularyMismatchError: The two tokenizers differ and no alignment was asked for.
         DataError: The dataset file is bad.
+        VerbDistillError: As of `distill`.
     """
     for path in (config.out, config.verbalizers_out):
         # Known now, not after hours of training.
         if path is not None and path.exists():
             raise ConfigError(f"{path}: expected a path that does not exist yet")
-    records = [record for record in load_records(config.data, config.images) if record.split != "test"]
-    teacher, teacher_processor = _model(config.teacher)
-    student, processor = _model(config.student)
-    check_vocabularies(teacher_processor.tokenizer.get_vocab(), processor.tokenizer.get_vocab())
-    batches = RecordBatches(records, processor, batch_size=config.batch_size, seed=config.distill.seed)
-    result = distill(
-        teacher, student, batches, config.distill, checkpoint_dir=config.checkpoint_dir, on_progress=on_progress
+    with joined() as device:
+        (teacher, teacher_processor), (student, processor) = load_model(config.teacher), load_model(config.student)
+        dtype = student.dtype
+        teacher.to(device)
+        student.to(device).float()
+        settings = _settings(config, teacher, student)
+        config = dataclasses.replace(config, distill=settings, targets=None)
+        processors = (teacher_processor, processor)
+        batches = open_batches(config, processors, rank=rank(), world_size=world_size())
+        words = open_words(settings, processors)
+        asked = open_teacher(config, teacher, student, batches, words, on_progress)
+        result = _distilled(config, asked, student, batches, words, on_progress)
+        bias = _bias(config, asked, student, result, batches, words)
+        if rank():
+            return None, result
+        parents = _parents(config)
+        _save_verbalizers(config, result, parents)
+        saved = save_student(student.to(dtype), processor, result, settings, config.out, parents, bias=bias)
+        return saved, result
+
+
+def _settings(config: RunConfig, teacher: Any, student: Any) -> DistillConfig:
+    if config.targets is None:
+        return config.distill
+    ours, theirs = preset_targets(
+        config.targets,
+        num_student_layers=len(decoder_layers(student)),
+        num_teacher_layers=len(decoder_layers(teacher)),
     )
-    digests = {"teacher": _digest(config.teacher), "student": _digest(config.student)}
-    parents = [(role, digest) for role, digest in digests.items() if digest is not None]
-    if config.verbalizers_out is not None:
-        for role, verbalizers in {"teacher": result.teacher_verbalizers, "student": result.student_verbalizers}.items():
-            if verbalizers is not None:
-                own = [parent for parent in parents if parent[0] == role]
-                save_verbalizers(verbalizers, config.verbalizers_out / role, own)
-    return save_student(student, processor, result, config.distill, config.out, parents), result
+    return dataclasses.replace(config.distill, student_targets=ours, teacher_targets=theirs)
 
 
-def _model(path: Path) -> tuple[Any, Any]:
-    import_model_code(path)
-    try:
-        return AutoModelForImageTextToText.from_pretrained(path), AutoProcessor.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: expected a model directory with its processor, got {error}") from error
+def _distilled(
+    config: RunConfig,
+    teacher: RunTeacher,
+    student: Any,
+    batches: Batches,
+    words: tuple[Tensor, Tensor] | None,
+    on_progress: OnProgress | None,
+) -> DistillResult:
+    """The result, with what the teacher's verbalizers had to learn before."""
+    result = distill(
+        teacher.asked,
+        student,
+        batches,
+        config.distill,
+        words=words,
+        checkpoint_dir=config.checkpoint_dir,
+        on_progress=on_progress,
+    )
+    name = "verbalization_teacher"
+    return dataclasses.replace(
+        result,
+        losses=result.losses | {name: [sum(row) / len(row) for row in teacher.losses]},
+        target_losses=result.target_losses | {name: teacher.losses},
+        teacher_verbalizers=teacher.verbalizers,
+    )
 
 
-def _digest(path: Path) -> str | None:
-    """Digest of a model directory that is an artifact, else None."""
-    return read(path).digest if (path / "manifest.json").exists() else None
+def _bias(
+    config: RunConfig,
+    teacher: RunTeacher,
+    student: Any,
+    result: DistillResult,
+    batches: Any,
+    words: tuple[Tensor, Tensor] | None,
+) -> TruncationBias | None:
+    """What the trained student was not shown where answers were truncated, on some batches of interaction."""
+    if config.answers_dir is None or result.student_verbalizers is None or config.distill.intermediate != "kl":
+        return None
+    first = config.distill.num_verbalization_steps * config.distill.accumulation_steps
+    some = [batches(first + number) for number in range(_BIAS_BATCHES)]
+    return bias_report(
+        teacher.local,
+        student,
+        result.student_verbalizers,
+        some,
+        config.answers_words,
+        words=words,
+        logits_bytes=config.distill.logits_bytes,
+    )
+
+
+def _parents(config: RunConfig) -> list[tuple[str, str]]:
+    """(role, digest) of the model directories that are artifacts."""
+    folders: dict[str, Path] = {"teacher": config.teacher, "student": config.student}
+    return [(role, read(path).digest) for role, path in folders.items() if (path / "manifest.json").exists()]
+
+
+def _save_verbalizers(config: RunConfig, result: DistillResult, parents: list[tuple[str, str]]) -> None:
+    if config.verbalizers_out is None:
+        return
+    for role, verbalizers in {"teacher": result.teacher_verbalizers, "student": result.student_verbalizers}.items():
+        if verbalizers is not None:
+            own = [parent for parent in parents if parent[0] == role]
+            save_verbalizers(verbalizers, config.verbalizers_out / role, own)

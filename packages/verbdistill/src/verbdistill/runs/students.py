@@ -1,6 +1,7 @@
 """Distilled students as artifact directories."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -10,9 +11,11 @@ from verbdistill.config import DistillConfig
 from verbdistill.seeing.histories import DistillReport
 from verbdistill.seeing.report import write_report
 from verbdistill.steps.result import DistillResult
+from verbdistill.teachers.bias import TruncationBias
 from verbdistill.wire import DistillationSpec, distillation_to_proto
 from vlmpress.artifact import Artifact, create
 
+BIAS = "truncation.json"
 _DISTRIBUTION = "vlmpress-verbdistill"
 
 
@@ -23,6 +26,8 @@ def save_student(
     config: DistillConfig,
     path: Path,
     parents: Sequence[tuple[str, str]] = (),
+    *,
+    bias: TruncationBias | None = None,
 ) -> Artifact:
     """Writes the student as a Hugging Face directory, and as an artifact of kind distillation.
 
@@ -35,6 +40,7 @@ def save_student(
         config: What it was told.
         path: A directory that does not exist yet.
         parents: (role, digest) of teacher and student as they were.
+        bias: What truncated answers of the teacher did not show; kept as truncation.json.
 
     Raises:
         ArtifactError: The directory exists.
@@ -43,11 +49,15 @@ def save_student(
         student.save_pretrained(draft.path)
         processor.save_pretrained(draft.path)
         write_report(draft.path, report_of(result, config))
+        metrics = {f"{name}_last_nats": values[-1] for name, values in result.losses.items() if values}
+        if bias is not None:
+            (draft.path / BIAS).write_text(json.dumps(bias.to_json()) + "\n", encoding="utf-8")
+            metrics["truncation_last_bias_nats"] = bias.last_bias
         return draft.commit(
             distillation_to_proto(spec_of(result, config)),
             producer=(_DISTRIBUTION, version(_DISTRIBUTION)),
             parents=parents,
-            metrics={f"{name}_last_nats": values[-1] for name, values in result.losses.items() if values},
+            metrics=metrics,
         )
 
 

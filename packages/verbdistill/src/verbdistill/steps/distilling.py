@@ -8,14 +8,16 @@ from torch import Tensor, nn
 from verbdistill.config import DistillConfig
 from verbdistill.data.batches import Batches
 from verbdistill.loop.training import OnProgress
+from verbdistill.models.parts import decoder_layers
+from verbdistill.models.presets import check_depths
 from verbdistill.models.targets import check_pair
 from verbdistill.steps.finetuning import finetune
 from verbdistill.steps.interaction import interact
 from verbdistill.steps.operations import MATCHED
 from verbdistill.steps.result import DistillResult
 from verbdistill.steps.student_targets import SPEAKING
-from verbdistill.steps.verbalization import new_verbalizers, target_layers, train_verbalizers
-from verbdistill.teachers.local import LocalTeacher
+from verbdistill.steps.teaching import TAUGHT, local_teacher
+from verbdistill.steps.verbalization import target_layers, train_verbalizers
 from verbdistill.teachers.teacher import Teacher
 from verbdistill.verbalizers.verbalizers import Verbalizers
 
@@ -116,6 +118,8 @@ class _Run:
         else:
             theirs = self.teacher.layers
         if self.config.intermediate in MATCHED:
+            if isinstance(self.teacher, nn.Module):
+                check_depths(len(decoder_layers(self.student)), len(decoder_layers(self.teacher)))
             check_pair(student=ours, teacher=theirs)
         return theirs, ours
 
@@ -123,14 +127,11 @@ class _Run:
         """Who is asked, the verbalizers that were made for it, and their losses."""
         if not isinstance(self.teacher, nn.Module):
             return self.teacher, None, []
-        operation = self.config.intermediate
-        if operation in ("kl", "l2"):
+        verbalizers: Verbalizers | None = None
+        losses: list[list[float]] = []
+        if self.config.intermediate in TAUGHT:
             verbalizers, losses = self.verbalize(self.teacher, layers, "teacher")
-            return LocalTeacher(self.teacher, verbalizers), verbalizers, losses
-        if operation == "l2_features":
-            bare = new_verbalizers(self.teacher, layers, self.config, "teacher", is_bare=True)
-            return LocalTeacher(self.teacher, bare.requires_grad_(False)), None, []
-        return LocalTeacher(self.teacher, None, layers=layers if operation == "l2_hidden" else ()), None, []
+        return local_teacher(self.teacher, self.config, verbalizers), verbalizers, losses
 
     def verbalize(self, model: nn.Module, layers: tuple[int, ...], role: str) -> tuple[Verbalizers, list[list[float]]]:
         return train_verbalizers(

@@ -60,8 +60,6 @@ class Operations:
         self._teacher_head = teacher_head
         self._cut: Head | None = None
         self._words = words
-        if words is not None and teacher_head is not None:
-            self._cut = teacher_head.rows(words[0].to(teacher_head.weight.device))
 
     def pairs(self, answer: Answer, said: Said, targets: StudentTargets) -> PairLosses:
         """Losses of every pair of targets."""
@@ -72,11 +70,12 @@ class Operations:
         if self._config.alignment == "sorted":
             whole = _whole(answer, "sorted")
             return pairwise_sorted_distance(whole.targets, self._head, said.targets, head, logits_bytes=room)
-        theirs, ours = self._heads(head, said.labels)
         if isinstance(answer, TruncatedAnswer):
             _check_kl(operation)
+            ours = self._own(head, said.labels)
             words, log_p = answer.words[:-1], answer.log_probabilities[:-1]
             return truncated_pairwise_kl(words, log_p, said.targets, ours, logits_bytes=room)
+        theirs, ours = self._theirs(head), self._own(head, said.labels)
         compare = pairwise_kl if operation == "kl" else pairwise_logit_l2
         return compare(answer.targets, theirs, said.targets, ours, logits_bytes=room)
 
@@ -98,11 +97,11 @@ class Operations:
         if self._config.alignment == "sorted":
             whole = _whole(answer, "sorted")
             return last_sorted_distance(whole.last, self._head, said.last, head, logits_bytes=room)
-        theirs, ours = self._heads(head, said.labels)
         if isinstance(answer, TruncatedAnswer):
             _check_kl(operation)
-            words, log_p = answer.words[-1], answer.log_probabilities[-1]
-            return truncated_last_kl(words, log_p, said.last, ours, logits_bytes=room)
+            ours = self._own(head, said.labels)
+            return truncated_last_kl(answer.words[-1], answer.log_probabilities[-1], said.last, ours, logits_bytes=room)
+        theirs, ours = self._theirs(head), self._own(head, said.labels)
         compare = last_kl if operation == "kl" else last_logit_l2
         return compare(answer.last, theirs, said.last, ours, logits_bytes=room)
 
@@ -111,12 +110,19 @@ class Operations:
         assert self._teacher_head is not None
         return self._teacher_head
 
-    def _heads(self, student: Head, labels: Tensor) -> tuple[Head, Head]:
-        """Both cut to the words they share."""
+    def _own(self, student: Head, labels: Tensor) -> Head:
+        """The student's head cut to the words that both share."""
+        if self._words is not None:
+            return student.rows(self._words[1].to(student.weight.device))
+        return shared_heads(self._head, student, labels)[1]
+
+    def _theirs(self, student: Head) -> Head:
+        """The teacher's; cut once where words are picked, because that copies them."""
         if self._words is None:
-            return shared_heads(self._head, student, labels)
-        assert self._cut is not None
-        return self._cut, student.rows(self._words[1].to(student.weight.device))
+            return self._head.first(student.num_words)
+        if self._cut is None:
+            self._cut = self._head.rows(self._words[0].to(self._head.weight.device))
+        return self._cut
 
 
 def with_targets(answer: Answer, wanted: Sequence[int]) -> Answer:
