@@ -1,4 +1,9 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +68,10 @@ def test_run_writes_student_and_verbalizers(run_folder, capsys):
         ("lora_rank: null", "lora_rank: 0", "lora_rank: expected"),
         ("lora_rank: null", "teacher_targets: [1]", "at least as many teacher"),
         ("lora_rank: null", "betas: 3", "betas: expected two numbers"),
+        ("batch_size: 4", "targets: some", "targets: expected one of qwen2_vl"),
+        ("batch_size: 4", "max_length: 0", "max_length: expected a whole number of at least 1"),
+        ("batch_size: 4", "answers_words: null", "answers_words: expected a whole number of at least 1"),
+        ("batch_size: 4", "teacher_verbalizers: nowhere", "nowhere"),
     ],
 )
 def test_bad_configuration_is_one_line_and_exit_2(run_folder, capsys, old, new, said):
@@ -72,6 +81,57 @@ def test_bad_configuration_is_one_line_and_exit_2(run_folder, capsys, old, new, 
     assert call("run", file) == 2
     assert said in one_line_error(capsys)
     assert not (run_folder / "out").exists()
+
+
+def test_preset_targets_and_layers_exclude_each_other(run_folder, capsys):
+    file = run_folder / "run.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("batch_size: 4", "targets: every_layer") + "  student_targets: [1]\n")
+    assert call("run", file) == 2
+    assert "targets: expected a preset or layers" in one_line_error(capsys)
+    file.write_text(text.replace("batch_size: 4", "targets: every_layer"))
+    assert call("run", file, "--json") == 0
+    assert list(verify(run_folder / "out").manifest.distillation.student_layers) == [1, 2]
+
+
+def test_a_teacher_with_its_verbalizers_whose_answers_are_kept(run_folder, capsys):
+    assert call("run", run_folder / "run.yaml") == 0
+    text = (run_folder / "run.yaml").read_text().replace("out: out", "out: again")
+    text = text.replace("verbalizers_out: verbalizers", "teacher_verbalizers: verbalizers/teacher")
+    text = text.replace("checkpoint_dir: checkpoints", "answers_dir: answers\nanswers_words: 4")
+    (run_folder / "again.yaml").write_text(text)
+    capsys.readouterr()
+    assert call("run", run_folder / "again.yaml", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert "verbalization_teacher" not in printed["last_losses_nats"]
+    assert len(list((run_folder / "answers").rglob("*.safetensors"))) == 2
+    bias = json.loads((run_folder / "again" / "truncation.json").read_text())
+    assert bias["k"] == 4
+    assert 0 <= bias["last_bias_nats"] <= bias["last_full_nats"]
+    assert verify(run_folder / "again").manifest.metrics["truncation_last_bias_nats"] == bias["last_bias_nats"]
+
+
+def test_processes_of_torchrun_share_a_run(run_folder, capsys):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--no-python", str(Path(sys.executable).with_name("verbdistill")), "run", str(run_folder / "run.yaml")]
+    started = subprocess.Popen(
+        [*command, "--json"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        printed, said = started.communicate(timeout=150)
+    finally:
+        # It passes on to its processes what asks it to end.
+        started.terminate()
+        started.wait()
+    assert started.returncode == 0, said[-3000:]
+    shared = json.loads(printed)
+    (run_folder / "out").rename(run_folder / "shared")
+    for name in ("verbalizers", "checkpoints"):
+        shutil.rmtree(run_folder / name)
+    assert call("run", run_folder / "run.yaml", "--json") == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert shared["last_losses_nats"] == pytest.approx(alone["last_losses_nats"], rel=1e-4)
 
 
 def test_missing_or_odd_configuration_files(tmp_path, capsys):

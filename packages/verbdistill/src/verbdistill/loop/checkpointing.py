@@ -140,7 +140,10 @@ def restore_parameters(wanted: Mapping[str, Tensor], values: Mapping[str, Tensor
 def _open(folder: Path, fingerprint: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
     if not (folder / RUN).exists():
         with whole_file(folder / RUN) as file:
             file.write(json.dumps({"fingerprint": fingerprint}).encode())
