@@ -82,3 +82,28 @@ async def test_bad_input_is_exit_code_2_and_one_line(server: str, command: Any, 
     assert (await command("create", str(tmp_path / "none.json"), "--server", server))[0] == 2
     code, _, errors = await command("watch", "0" * 32, "--server", server)
     assert (code, "NOT_FOUND" in errors) == (2, True)
+
+
+async def test_a_distillation_is_started_from_options(
+    server: str, command: Any, add_model: Any, add_dataset: Any, store: Any, tmp_path: Path
+) -> None:
+    settings = tmp_path / "distill.yaml"
+    steps = "num_verbalization_steps: 1, num_interaction_steps: 1, num_sft_steps: 1, lora_rank: null"
+    settings.write_text(f"batch_size: 2\ndistill: {{{steps}}}\n")
+    store.tag("it", add_model().digest)
+    store.tag("data", add_dataset().digest)
+    options = ("--teacher", "it", "--student", "it", "--dataset", "data", "--seed", "5", "--server", server)
+    code, out, errors = await command("distill", str(settings), *options, "--watch", "--json")
+    assert code == 0, errors
+    job = json.loads(out)
+    assert job["spec"]["distill"]["seed"] == "5"
+    assert job["distill_progress"]["phase"] == "sft"
+    assert (job["distill_progress"]["step"], job["distill_progress"]["num_steps"]) == ("4", "4")
+    assert store.resolve(job["result"]).manifest.kind == "model"
+    assert (await command("distill", str(tmp_path / "none.yaml"), *options))[0] == 2
+    settings.write_text("batch_size: 2")
+    code, _, errors = await command("distill", str(settings), *options)
+    assert code == 2
+    assert errors.strip().endswith(
+        "INVALID_ARGUMENT: settings_yaml: distill: expected num_verbalization_steps, got none"
+    )

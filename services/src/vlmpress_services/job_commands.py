@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Start, follow, list and cancel jobs on a server.")
 
+MAX_UINT32 = 2**32 - 1
+
 ServerOption = Annotated[str, typer.Option("--server", help="HOST:PORT of `vlmpress serve`.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+RequestOption = Annotated[str, typer.Option(help="The same id again gives the job it made; default: a new one.")]
+WatchOption = Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")]
 IdArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
 
 
@@ -26,18 +30,45 @@ IdArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")
 def create(
     spec: Annotated[Path, typer.Argument(help='JobSpec as JSON, for example {"train": {"model": "teacher", ...}}.')],
     server: ServerOption,
-    request_id: Annotated[str, typer.Option(help="The same id again gives the job it made; default: a new one.")] = "",
-    watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
+    request_id: RequestOption = "",
+    watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Starts a job and prints its id; with --watch follows it, exit code 1 unless it succeeds."""
-    with _client(server) as client:
-        job = client.create(_read(spec), request_id or uuid.uuid4().hex)
-        if watch:
-            job = _follow(client, job.job_id)
-    _show(job, as_json) if watch or as_json else typer.echo(job.job_id)
-    if watch:
-        _check(job)
+    _start(_read(spec), server, request_id, watch, as_json)
+
+
+@app.command()
+def distill(
+    settings: Annotated[Path, typer.Argument(help="YAML of how to distil: distill (steps, rates, ...), batch_size.")],
+    teacher: Annotated[str, typer.Option(help="Digest or tag of the teacher.")],
+    student: Annotated[str, typer.Option(help="Digest or tag of the student as it is before.")],
+    dataset: Annotated[str, typer.Option(help="Digest or tag of the dataset.")],
+    server: ServerOption,
+    verbalizers: Annotated[str, typer.Option(help="The teacher's verbalizers; default: they are trained first.")] = "",
+    num_workers: Annotated[
+        int, typer.Option(min=0, max=MAX_UINT32, help="Processes that share each step, on Ray.")
+    ] = 0,
+    num_teachers: Annotated[
+        int, typer.Option(min=0, max=MAX_UINT32, help="Processes on Ray that hold the teacher; 0: each worker does.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_UINT32, help="Of everything that is drawn.")] = 0,
+    request_id: RequestOption = "",
+    watch: WatchOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Starts a job that distils a teacher into a student (VLsI); prints as `create` does."""
+    job = pb.DistillJob(
+        teacher=teacher,
+        student=student,
+        dataset=dataset,
+        teacher_verbalizers=verbalizers,
+        settings_yaml=_text(settings, "settings as YAML"),
+        num_workers=num_workers,
+        num_teachers=num_teachers,
+        seed=seed,
+    )
+    _start(pb.JobSpec(distill=job), server, request_id, watch, as_json)
 
 
 @app.command("watch")
@@ -68,6 +99,16 @@ def cancel(job: IdArgument, server: ServerOption, as_json: JsonOption = False) -
         _show(client.cancel(job), as_json)
 
 
+def _start(spec: pb.JobSpec, server: str, request_id: str, watch: bool, as_json: bool) -> None:
+    with _client(server) as client:
+        job = client.create(spec, request_id or uuid.uuid4().hex)
+        if watch:
+            job = _follow(client, job.job_id)
+    _show(job, as_json) if watch or as_json else typer.echo(job.job_id)
+    if watch:
+        _check(job)
+
+
 def _client(server: str) -> "JobClient":
     # grpc takes half a second to import; --help does not need it.
     from vlmpress_services.client import JobClient
@@ -76,10 +117,18 @@ def _client(server: str) -> "JobClient":
 
 
 def _read(path: Path) -> pb.JobSpec:
+    what = "a JobSpec as JSON"
     try:
-        return json_format.Parse(path.read_text(encoding="utf-8"), pb.JobSpec())
-    except (OSError, UnicodeDecodeError, json_format.ParseError) as error:
-        raise UserError(f"{path}: expected a JobSpec as JSON, got {' '.join(str(error).split())}") from error
+        return json_format.Parse(_text(path, what), pb.JobSpec())
+    except json_format.ParseError as error:
+        raise UserError(f"{path}: expected {what}, got {' '.join(str(error).split())}") from error
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected {what}, got {' '.join(str(error).split())}") from error
 
 
 def _follow(client: "JobClient", job_id: str) -> pb.Job:
