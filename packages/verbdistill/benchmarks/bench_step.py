@@ -6,7 +6,6 @@ random: time does not depend on what they know. CPU time of one thread, so that 
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -15,9 +14,10 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from verbdistill import DistillConfig, LocalTeacher, Verbalizers, default_targets, interact
+from verbdistill import DistillConfig
+from verbdistill.runs.timing import StepTimes, step_times
 
-IMAGE_TOKEN, NUM_PATCHES, NUM_WARM = 1, 64, 2
+IMAGE_TOKEN, NUM_PATCHES = 1, 64
 
 
 def make_llava(num_layers: int, sizes: argparse.Namespace) -> LlavaForConditionalGeneration:
@@ -62,52 +62,13 @@ def make_batch(sizes: argparse.Namespace, share: float) -> dict[str, Tensor]:
     }
 
 
-class Turns:
-    """CPU times of the steps of a run: a `verbdistill` progress function."""
-
-    def __init__(self) -> None:
-        self.times_ms: list[float] = []
-        self._last_s = 0.0
-
-    def __call__(self, *_progress: object) -> None:
-        """Ends a step."""
-        now_s = time.process_time()
-        self.times_ms.append((now_s - self._last_s) * 1e3)
-        self._last_s = now_s
-
-    def begin(self) -> None:
-        """Begins the first step."""
-        self._last_s = time.process_time()
-
-
-def measure(sizes: argparse.Namespace, share: float) -> dict[str, float]:
-    """Median milliseconds of a step of both kinds."""
+def measure(sizes: argparse.Namespace, share: float) -> StepTimes:
+    """Of a fresh pair."""
     torch.manual_seed(0)
     teacher, student = make_llava(sizes.teacher_layers, sizes), make_llava(sizes.student_layers, sizes)
-    theirs, ours = (
-        Verbalizers(model, default_targets(layers))
-        for model, layers in ((teacher, sizes.teacher_layers), (student, sizes.student_layers))
-    )
     batch = make_batch(sizes, share)
-    kinds = {
-        "last_layer": ("none", LocalTeacher(teacher, None, layers=()), None),
-        "interaction": ("kl", LocalTeacher(teacher, theirs), ours),
-    }
-    found: dict[str, list[float]] = {name: [] for name in kinds}
-    for _ in range(sizes.turns):
-        for name, (intermediate, asked, verbalizers) in kinds.items():
-            config = DistillConfig(
-                num_verbalization_steps=0,
-                num_interaction_steps=NUM_WARM + sizes.steps,
-                num_sft_steps=0,
-                intermediate=intermediate,
-                lora_rank=None,
-            )
-            turns = Turns()
-            turns.begin()
-            interact(asked, student, verbalizers, lambda _index: batch, config, on_progress=turns)
-            found[name] += turns.times_ms[NUM_WARM:]
-    return {name: statistics.median(values) for name, values in found.items()}
+    config = DistillConfig(num_verbalization_steps=0, num_interaction_steps=1, num_sft_steps=0, lora_rank=None)
+    return step_times(teacher, student, lambda _index: batch, config, num_steps=sizes.steps, clock_s=time.process_time)
 
 
 def rows(sizes: argparse.Namespace) -> Iterator[dict[str, object]]:
@@ -115,9 +76,9 @@ def rows(sizes: argparse.Namespace) -> Iterator[dict[str, object]]:
         times = measure(sizes, share)
         yield {
             "response": name,
-            "last_layer_ms": round(times["last_layer"], 1),
-            "interaction_ms": round(times["interaction"], 1),
-            "ratio": round(times["interaction"] / times["last_layer"], 3),
+            "last_layer_ms": round(times.last_layer_ms, 1),
+            "interaction_ms": round(times.interaction_ms, 1),
+            "ratio": round(times.ratio, 3),
         }
 
 
@@ -131,7 +92,6 @@ def main() -> None:
         "rows": 2,
         "text": 192,
         "steps": 3,
-        "turns": 3,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     sizes = parser.parse_args()

@@ -111,6 +111,17 @@ def test_a_teacher_with_its_verbalizers_whose_answers_are_kept(run_folder, capsy
     assert verify(run_folder / "again").manifest.metrics["truncation_last_bias_nats"] == bias["last_bias_nats"]
 
 
+def test_bench_times_both_kinds_of_step_and_writes_nothing(run_folder, capsys):
+    before = sorted(run_folder.iterdir())
+    assert call("bench", run_folder / "run.yaml", "--steps", 1, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["ratio"] == pytest.approx(printed["interaction_ms"] / printed["last_layer_ms"])
+    assert 0 < printed["response_share"] < 0.5
+    assert call("bench", run_folder / "run.yaml", "--steps", 1) == 0
+    assert "times as long" in capsys.readouterr().out
+    assert sorted(run_folder.iterdir()) == before
+
+
 def test_processes_of_torchrun_share_a_run(run_folder, capsys):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -1,5 +1,6 @@
 """The command `verbdistill`."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -54,6 +55,30 @@ def run(
     print(f"{artifact.path}: {artifact.digest}")
     for name, value in last.items():
         print(f"  {name}: {value:.4f} nats at the end")
+
+
+@app.command()
+def bench(
+    config: Annotated[Path, typer.Argument(help="YAML file of `verbdistill run`.")],
+    steps: Annotated[int, typer.Option(help="Optimizer steps timed at once.", min=1)] = 3,
+    as_json: JsonFlag = False,
+) -> None:
+    """Times an interaction step of a run on this machine against one that compares the last layer alone."""
+    from verbdistill.runs.run_config import read_run_config
+
+    settings = read_run_config(config)
+    from transformers.utils.logging import disable_progress_bar
+
+    from verbdistill.runs.running import bench as time_steps
+
+    disable_progress_bar()
+    times = time_steps(settings, steps)
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(times), "ratio": times.ratio}))
+        return
+    print(f"response tokens: {times.response_share:.0%} of all")
+    print(f"last layer alone: {times.last_layer_ms:.1f} ms a step")
+    print(f"interaction:      {times.interaction_ms:.1f} ms a step, {times.ratio:.2f} times as long")
 
 
 @app.command()

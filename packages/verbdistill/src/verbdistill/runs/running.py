@@ -1,9 +1,11 @@
 """`verbdistill run`: from directories and a dataset file to a distilled student's directory."""
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from verbdistill.config import DistillConfig
@@ -18,6 +20,7 @@ from verbdistill.runs.processes import joined
 from verbdistill.runs.run_config import RunConfig
 from verbdistill.runs.students import save_student
 from verbdistill.runs.teaching import RunTeacher, open_teacher
+from verbdistill.runs.timing import StepTimes, step_times
 from verbdistill.seeing.loading import load_model
 from verbdistill.steps.distilling import distill
 from verbdistill.steps.result import DistillResult
@@ -45,24 +48,61 @@ def run(config: RunConfig, on_progress: OnProgress | None = None) -> tuple[Artif
         if path is not None and path.exists():
             raise ConfigError(f"{path}: expected a path that does not exist yet")
     with joined() as device:
-        (teacher, teacher_processor), (student, processor) = load_model(config.teacher), load_model(config.student)
-        dtype = student.dtype
-        teacher.to(device)
-        student.to(device).float()
-        settings = _settings(config, teacher, student)
-        config = dataclasses.replace(config, distill=settings, targets=None)
-        processors = (teacher_processor, processor)
-        batches = open_batches(config, processors, rank=rank(), world_size=world_size())
-        words = open_words(settings, processors)
-        asked = open_teacher(config, teacher, student, batches, words, on_progress)
+        pair = _opened(config, device)
+        config, student, batches, words = pair.config, pair.student, pair.batches, pair.words
+        asked = open_teacher(config, pair.teacher, student, batches, words, on_progress)
         result = _distilled(config, asked, student, batches, words, on_progress)
         bias = _bias(config, asked, student, result, batches, words)
         if rank():
             return None, result
         parents = _parents(config)
         _save_verbalizers(config, result, parents)
-        saved = save_student(student.to(dtype), processor, result, settings, config.out, parents, bias=bias)
-        return saved, result
+        student.to(pair.dtype)
+        return save_student(student, pair.processor, result, config.distill, config.out, parents, bias=bias), result
+
+
+def bench(config: RunConfig, num_steps: int) -> StepTimes:
+    """What an interaction step of a run costs on this machine, alone; nothing is written.
+
+    Raises:
+        ConfigError: A directory is no model.
+        VocabularyMismatchError, DataError, VerbDistillError: As of `run`.
+    """
+    pair = _opened(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return step_times(
+        pair.teacher, pair.student, pair.batches, pair.config.distill, num_steps=num_steps, words=pair.words
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Opened:
+    """What a run's file names; `dtype` is the one the student came in."""
+
+    config: RunConfig
+    teacher: Any
+    student: Any
+    processor: Any
+    batches: Batches
+    words: tuple[Tensor, Tensor] | None
+    dtype: torch.dtype
+
+
+def _opened(config: RunConfig, device: torch.device) -> _Opened:
+    (teacher, teacher_processor), (student, processor) = load_model(config.teacher), load_model(config.student)
+    dtype = student.dtype
+    teacher.to(device)
+    student.to(device).float()
+    config = dataclasses.replace(config, distill=_settings(config, teacher, student), targets=None)
+    processors = (teacher_processor, processor)
+    return _Opened(
+        config=config,
+        teacher=teacher,
+        student=student,
+        processor=processor,
+        batches=open_batches(config, processors, rank=rank(), world_size=world_size()),
+        words=open_words(config.distill, processors),
+        dtype=dtype,
+    )
 
 
 def _settings(config: RunConfig, teacher: Any, student: Any) -> DistillConfig:
