@@ -202,7 +202,7 @@ def test_what_cannot_become_a_job_is_refused(store: Any, fields: dict[str, str],
         ({"settings_yaml": "batch_size: 2"}, "^settings_yaml: distill: expected num_verbalization_steps, got none"),
         (
             {"settings_yaml": f"{SETTINGS}\nout: /etc"},
-            "^settings_yaml: expected some of batch_size, distill, got 'out'",
+            "^settings_yaml: expected some of .*, distill, got 'out'",
         ),
         ({"settings_yaml": SETTINGS.replace("{num", "{seed: 1, num")}, "^settings_yaml: distill: expected the seed"),
         ({"settings_yaml": SETTINGS.replace("{num", "{what: 1, num")}, "^settings_yaml: distill: .*unknown key 'what'"),
@@ -216,6 +216,11 @@ def test_what_cannot_become_a_job_is_refused(store: Any, fields: dict[str, str],
             {"settings_yaml": SETTINGS.replace("{num", "{teacher_targets: [3], num")},
             "^teacher, student: targets: expected at least as many teacher as student targets",
         ),
+        (
+            {"settings_yaml": f"targets: llava_onevision{SETTINGS}"},
+            "^settings_yaml: preset llava_onevision: student targets",
+        ),
+        ({"settings_yaml": f"targets: other{SETTINGS}"}, "^settings_yaml: targets: expected one of qwen2_vl"),
         ({"settings_yaml": "#" * 70_000}, "^settings_yaml: characters: expected at most 65536"),
     ):
         with pytest.raises(InvalidRequestError, match=text):
@@ -223,6 +228,7 @@ def test_what_cannot_become_a_job_is_refused(store: Any, fields: dict[str, str],
     for change in ({"teacher": "none"}, {"dataset": "0" * 64}, {"teacher_verbalizers": "none"}):
         with pytest.raises(NotFoundError):
             check_spec(spec(**{**fields, **change}), store)
+    check_spec(spec(**fields, settings_yaml=f"targets: every_layer\nmax_length: 90{SETTINGS}"), store)
     check_spec(spec(**fields), store)
 
 

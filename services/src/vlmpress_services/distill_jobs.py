@@ -147,8 +147,9 @@ def _run_digest(job: pb.DistillJob, artifacts: dict[str, Artifact]) -> str:
 
 
 def _run(plan: "DistillPlan", job: pb.DistillJob, on_progress: OnReport) -> "Outcome":
+    from verbdistill.steps.teaching import TAUGHT
     from vlmpress_services.distill_settings import config_of
-    from vlmpress_services.distill_work import VERBALIZED, distil, verbalize_teacher, with_teacher_losses
+    from vlmpress_services.distill_work import distil, verbalize_teacher, with_teacher_losses
     from vlmpress_services.workers.opening import open_runner
 
     # Checkpoints and workers' notes lie in one folder, so that one removal ends both.
@@ -157,7 +158,7 @@ def _run(plan: "DistillPlan", job: pb.DistillJob, on_progress: OnReport) -> "Out
     num_cpus = students.num_workers + (0 if teachers is None else math.ceil(teachers.num_cpus))
     losses: list[list[float]] = []
     with open_runner("ray" if _on_ray(job) else "local", num_cpus) as runner:
-        if plan.verbalizers is None and config_of(plan).distill.intermediate in VERBALIZED:
+        if plan.verbalizers is None and config_of(plan).distill.intermediate in TAUGHT:
             alone = replace(students, name="ray-verbalization")
             losses = runner.train(verbalize_teacher, plan, group=alone, on_progress=on_progress)
         with _teachers(plan, teachers, students) as (pool, placed):

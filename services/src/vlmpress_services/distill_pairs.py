@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from verbdistill import check_vocabularies, default_targets
 from verbdistill.errors import VerbDistillError
@@ -11,7 +11,7 @@ from verbdistill.models.targets import check_pair as check_targets_of_pair
 from verbdistill.models.targets import check_targets
 from verbdistill.runs.run_config import RunConfig
 from verbdistill.steps.operations import MATCHED
-from vlmpress.artifact import import_model_code
+from vlmpress_services.distill_settings import num_layers
 from vlmpress_services.errors import InvalidRequestError
 
 
@@ -22,7 +22,7 @@ def check_pair(config: RunConfig) -> None:
         InvalidRequestError: The models, the targets or the tokenizers do not fit each other.
     """
     try:
-        depths = [_num_layers(path) for path in (config.student, config.teacher)]
+        depths = [num_layers(path) for path in (config.student, config.teacher)]
         check_depths(*depths)
         given = (config.distill.student_targets, config.distill.teacher_targets)
         student, teacher = (
@@ -35,16 +35,6 @@ def check_pair(config: RunConfig) -> None:
             check_vocabularies(*(_vocabulary(path) for path in (config.teacher, config.student)))
     except VerbDistillError as error:
         raise InvalidRequestError(f"teacher, student: {error}") from error
-
-
-def _num_layers(path: Path) -> int:
-    import_model_code(path)
-    try:
-        return int(AutoConfig.from_pretrained(path).get_text_config().num_hidden_layers)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise InvalidRequestError(
-            f"model: expected the configuration of a vision-language model, got {error}"
-        ) from error
 
 
 def _vocabulary(path: Path) -> dict[str, int]:

@@ -1,20 +1,23 @@
 """A DistillJob as verbdistill's configuration of a run; imports verbdistill, so import it late."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import AutoConfig
 
 from verbdistill.errors import VerbDistillError
+from verbdistill.models.presets import preset_targets
 from verbdistill.runs.run_config import RunConfig, read_run_config
+from vlmpress.artifact import import_model_code
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.datasets import IMAGES, RECORDS
 from vlmpress_services.errors import InvalidRequestError
 
 SETTINGS, CHECKPOINTS, DISTILLED, VERBALIZERS = "run.yaml", "checkpoints", "distilled", "verbalizers"
 # Nothing that names a path; the seed is a field of the job.
-SECTIONS = ("batch_size", "distill")
+SECTIONS = ("batch_size", "max_length", "targets", "distill")
 DEFAULTS = {"save_steps": 200}
 
 
@@ -70,15 +73,42 @@ def plan_of(
 
 
 def config_of(plan: DistillPlan) -> RunConfig:
-    """Verbdistill's configuration of a plan.
+    """Verbdistill's configuration of a plan, the layers of a preset named.
 
     Raises:
         InvalidRequestError: Names the field.
     """
     try:
-        return read_run_config(plan.folder / SETTINGS)
+        config = read_run_config(plan.folder / SETTINGS)
+        if config.targets is None:
+            return config
+        depths = {"num_student_layers": num_layers(plan.student), "num_teacher_layers": num_layers(plan.teacher)}
+        student, teacher = preset_targets(config.targets, **depths)
+        distill = replace(config.distill, student_targets=student, teacher_targets=teacher)
+        return replace(config, targets=None, distill=distill)
     except VerbDistillError as error:
-        raise InvalidRequestError(str(error).replace(str(plan.folder / SETTINGS), "settings_yaml")) from error
+        raise _named(error, plan) from error
+
+
+def _named(error: VerbDistillError, plan: DistillPlan) -> InvalidRequestError:
+    """The error about a configuration as one about the job's field."""
+    text = str(error).removeprefix(f"{plan.folder / SETTINGS}: ")
+    return InvalidRequestError(f"settings_yaml: {text}")
+
+
+def num_layers(model: Path) -> int:
+    """Decoder layers of a model's directory.
+
+    Raises:
+        InvalidRequestError: It has no configuration of a vision-language or language model.
+    """
+    import_model_code(model)
+    try:
+        return int(AutoConfig.from_pretrained(model).get_text_config().num_hidden_layers)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InvalidRequestError(
+            f"model: expected the configuration of a vision-language model, got {error}"
+        ) from error
 
 
 def _told(text: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the processes of a DistillJob do; imports verbdistill and torch, so import it late."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 from transformers import AutoProcessor
 from transformers.utils import logging as transformers_logging
 
@@ -21,20 +21,18 @@ from verbdistill import (
     save_verbalizers,
     train_verbalizers,
 )
-from verbdistill.data.alignment import shared_words
 from verbdistill.data.pairing import PairRecordBatches
-from verbdistill.data.rendering import tokenizer_of
 from verbdistill.loop.ranks import rank, world_size
 from verbdistill.losses.heads import Head
+from verbdistill.runs.pairing import open_batches, open_words
 from verbdistill.runs.run_config import RunConfig
 from verbdistill.runs.students import spec_of
 from verbdistill.seeing.histories import DistillReport
 from verbdistill.seeing.loading import load_model
-from verbdistill.steps.verbalization import new_verbalizers, target_layers
+from verbdistill.steps.teaching import TAUGHT, local_teacher
 from verbdistill.teachers.teacher import Teacher, TeacherAnswer, TruncatedAnswer
 from verbdistill.wire import DistillationSpec
 from vlmpress.artifact import import_model_code, read
-from vlmpress.data import load_records
 from vlmpress_services.distill_progress import StepReport, StepReporter
 from vlmpress_services.distill_settings import CHECKPOINTS, DISTILLED, VERBALIZERS, DistillPlan, config_of
 
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
     from vlmpress_services.workers.teachers import TeacherPool
 
 VERBALIZATION = "verbalization_teacher"
-# What is compared is said through trained verbalizers of the teacher.
-VERBALIZED = ("kl", "l2")
 OnStep = Callable[[StepReport], None]
 
 
@@ -89,7 +85,8 @@ class OpenTeacher:
     def answer(self, index: int, rank: int, world_size: int) -> TeacherAnswer | TruncatedAnswer:
         """What it says of a worker's part of a micro-batch."""
         if (rank, world_size) not in self._batches:
-            self._batches[rank, world_size] = _batches(self._config, self._processors, rank, world_size)
+            batches = open_batches(self._config, self._processors, rank=rank, world_size=world_size)
+            self._batches[rank, world_size] = batches
         return self._teacher.answer(index, self._batches[rank, world_size](index).teacher)
 
 
@@ -103,7 +100,7 @@ def verbalize_teacher(plan: DistillPlan, *, on_progress: OnStep) -> list[list[fl
     config = config_of(plan)
     verbalizers, losses = train_verbalizers(
         _model(config.teacher),
-        _batches(config, _processors(config), rank(), world_size()),
+        open_batches(config, _processors(config), rank=rank(), world_size=world_size()),
         config.distill,
         role="teacher",
         checkpoint_dir=plan.folder / CHECKPOINTS / VERBALIZATION,
@@ -116,6 +113,8 @@ def verbalize_teacher(plan: DistillPlan, *, on_progress: OnStep) -> list[list[fl
 def distil(plan: DistillPlan, teachers: "TeacherPool | None", *, on_progress: OnStep) -> Outcome:
     """Trains the student from the newest whole checkpoint on, alone or as one of several workers.
 
+    It trains in float32 and is kept in the type it came in.
+
     Args:
         plan: The run; its teacher's verbalizers are there.
         teachers: Whom to ask; None: the teacher is opened in this process.
@@ -127,13 +126,14 @@ def distil(plan: DistillPlan, teachers: "TeacherPool | None", *, on_progress: On
     _quieten()
     config = config_of(plan)
     student, processors = _model(config.student), _processors(config)
+    dtype = student.dtype
     teacher: Any = _teacher(plan, config) if teachers is None else _remote(teachers, config)
     result = distill(
         teacher,
-        student,
-        _batches(config, processors, rank(), world_size()),
+        student.float(),
+        open_batches(config, processors, rank=rank(), world_size=world_size()),
         config.distill,
-        words=_words(config, processors),
+        words=open_words(config.distill, processors),
         checkpoint_dir=plan.folder / CHECKPOINTS,
         on_progress=StepReporter(on_progress, config.distill),
     )
@@ -142,7 +142,7 @@ def distil(plan: DistillPlan, teachers: "TeacherPool | None", *, on_progress: On
     if rank() == 0:
         # A worker that dies after it has written the model is started again.
         shutil.rmtree(plan.folder / DISTILLED, ignore_errors=True)
-        student.save_pretrained(plan.folder / DISTILLED)
+        student.to(dtype).save_pretrained(plan.folder / DISTILLED)
         processors[1].save_pretrained(plan.folder / DISTILLED)
     return Outcome(
         spec=spec_of(result, config.distill),
@@ -169,34 +169,11 @@ def _remote(teachers: "TeacherPool", config: RunConfig) -> Teacher:
 
 
 def _teacher(plan: DistillPlan, config: RunConfig) -> LocalTeacher:
-    """The teacher as what the student learns from it asks for."""
-    model, operation = _model(config.teacher), config.distill.intermediate
-    if operation in VERBALIZED:
-        return LocalTeacher(model, load_verbalizers(plan.teacher_verbalizers, model).to(model.device))
-    layers = target_layers(model, config.distill, "teacher")
-    if operation == "l2_features":
-        bare = new_verbalizers(model, layers, config.distill, "teacher", is_bare=True)
-        return LocalTeacher(model, bare.requires_grad_(False))
-    return LocalTeacher(model, None, layers=layers if operation == "l2_hidden" else ())
-
-
-def _batches(config: RunConfig, processors: tuple[Any, Any], rank: int, world_size: int) -> PairRecordBatches:
-    records = [record for record in load_records(config.data, config.images) if record.split != "test"]
-    return PairRecordBatches(
-        records,
-        *processors,
-        batch_size=config.batch_size,
-        seed=config.distill.seed,
-        rank=rank,
-        world_size=world_size,
-        is_aligned=config.distill.alignment != "none",
-    )
-
-
-def _words(config: RunConfig, processors: tuple[Any, Any]) -> tuple[Tensor, Tensor] | None:
-    if config.distill.alignment != "shared_words":
-        return None
-    return shared_words(*map(tokenizer_of, processors))
+    model = _model(config.teacher)
+    verbalizers = None
+    if config.distill.intermediate in TAUGHT:
+        verbalizers = load_verbalizers(plan.teacher_verbalizers, model).to(model.device)
+    return local_teacher(model, config.distill, verbalizers)
 
 
 def _processors(config: RunConfig) -> tuple[Any, Any]:
@@ -209,7 +186,9 @@ def _processors(config: RunConfig) -> tuple[Any, Any]:
 
 
 def _model(path: Path) -> Any:
-    return load_model(path)[0].to("cuda" if torch.cuda.is_available() else "cpu")
+    # Ray says which device a process has; one without any may still see those of others.
+    device = os.environ.get("ACCELERATE_TORCH_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+    return load_model(path)[0].to(device)
 
 
 def _keep(verbalizers: Verbalizers, path: Path, model: Path) -> None:

@@ -5,6 +5,7 @@ two. Ray starts a teacher that died anew and asks it again what it had been aske
 micro-batch alone, so nobody sees a difference.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -78,6 +79,9 @@ class _TeacherProcess:
 
             # As in a run without Ray: sums in another order would be another result.
             torch.set_num_threads(self._num_threads)
+            # As Ray Train tells its workers; a process that was given no GPU may still see those of others.
+            has_gpu = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
+            os.environ["ACCELERATE_TORCH_DEVICE"] = "cuda" if has_gpu else "cpu"
             self._teacher = self._open(*self._arguments)
         return self._teacher
 
