@@ -65,6 +65,7 @@ def fail_on_the_last(folder: Path, on_progress: Any) -> None:
 
     with (folder / "starts").open("a") as file:
         file.write(os.environ["RANK"])
+    torch.distributed.barrier()
     if torch.distributed.get_rank() == 1:
         raise InvalidRequestError("learning_rate: expected less")
     torch.distributed.barrier()
