@@ -19,7 +19,7 @@ from vlmpress_services.store import LocalStore
 
 SETTINGS = """
 batch_size: 4
-distill: {num_verbalization_steps: 4, num_interaction_steps: 30, num_sft_steps: 4, lora_rank: 4, save_steps: 5}
+distill: {num_verbalization_steps: 4, num_interaction_steps: 60, num_sft_steps: 4, lora_rank: 4, save_steps: 5}
 """
 TIMEOUT_S = 400
 
@@ -71,9 +71,9 @@ def test_a_killed_job_goes_on_with_the_teacher_elsewhere(
     steps = [job.distill_progress.step for job in again if job.HasField("distill_progress")]
     # A worker on Ray lives some seconds longer than its job, and may have got far.
     assert steps == sorted(steps)
-    assert min(steps, default=42) > 15
+    assert min(steps, default=72) > 15
     last = unbroken.distill_progress
-    assert (last.phase, last.phase_step, last.num_phase_steps, last.step, last.num_steps) == ("sft", 4, 4, 42, 42)
+    assert (last.phase, last.phase_step, last.num_phase_steps, last.step, last.num_steps) == ("sft", 4, 4, 72, 72)
     expected = weights(store, unbroken)
     assert all(torch.equal(value, expected[name]) for name, value in weights(store, again[-1]).items())
     assert not list((store.root / "runs").iterdir())
@@ -98,7 +98,7 @@ def layers_that_speak(address: str, store: LocalStore, model: Artifact) -> list[
 def test_the_command_distils_with_workers_and_a_teacher_on_ray(launch: Any, store: LocalStore, tmp_path: Path) -> None:
     server = launch(store.root, "--services", "job")
     settings = tmp_path / "distill.yaml"
-    settings.write_text(SETTINGS.replace(": 30", ": 3"))
+    settings.write_text(SETTINGS.replace(": 60", ": 3"))
     models = ("--teacher", "tiny", "--student", "tiny", "--dataset", "questions")
     sizes = ("--num-workers", "2", "--num-teachers", "1", "--seed", "1")
     command = [sys.executable, "-P", "-m", "vlmpress_services.cli", "job", "distill", str(settings), *models, *sizes]

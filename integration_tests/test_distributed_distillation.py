@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ distill: {num_verbalization_steps: 6, num_interaction_steps: 20, num_sft_steps: 
           save_steps: 3, verbalization_lr: 0.01, interaction_lr: 0.005, sft_lr: 0.005}
 """
 Weights = dict[str, torch.Tensor]
+Kills = tuple[tuple[int, str], ...]
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +70,22 @@ class Noted(OpenTeacher):
         return super().answer(index, rank, world_size)
 
 
-def slowly(plan: DistillPlan, teachers: Any, *, on_progress: Any) -> Outcome:
-    """The run with time to be killed in; every worker says who it is."""
-    (plan.folder / f"student-{os.environ['RANK']}").write_text(str(os.getpid()))
+def mortal(plan: DistillPlan, teachers: Any, kills: Kills, *, on_progress: Any) -> Outcome:
+    """The run, whose first student kills a process of each (step, beginning of its note) when the step is done."""
+    rank = os.environ["RANK"]
+    (plan.folder / f"student-{rank}").write_text(str(os.getpid()))
 
     def report(state: Any) -> None:
         on_progress(state)
-        time.sleep(0.1)
+        for step, victim in kills:
+            mark = plan.folder / f"killed-{step}"
+            if rank == "0" and state.step == step and not mark.exists():
+                mark.touch()
+                note = min(plan.folder.glob(f"{victim}*"))
+                pid = note.name.partition("-")[2] if victim == "teacher-" else note.read_text()
+                os.kill(int(pid), signal.SIGKILL)
 
     return distil(plan, teachers, on_progress=report)
-
-
-def kill(pid: str) -> None:
-    os.kill(int(pid), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -113,22 +116,12 @@ def weights_of(plan: DistillPlan) -> Weights:
     return load_file(plan.folder / "distilled" / "model.safetensors")
 
 
-def on_ray(
-    runner: RayRunner, plan: DistillPlan, num_workers: int, num_teachers: int, kills: tuple[tuple[int, str], ...]
-) -> Outcome:
-    """Distils; kills (step of the run, whose process: a note's name or its beginning) when they are reached."""
-    left = list(kills)
-
-    def on_progress(state: Any) -> None:
-        if left and state.step >= left[0][0]:
-            note = sorted(plan.folder.glob(f"{left.pop(0)[1]}*"))[0]
-            kill(note.name.partition("-")[2] if note.name.startswith("teacher") else note.read_text())
-
+def on_ray(runner: RayRunner, plan: DistillPlan, num_workers: int, num_teachers: int, kills: Kills) -> Outcome:
     students = WorkerGroup(num_workers=num_workers, storage=plan.folder, name="ray")
     teachers, students = placed(TeacherGroup(num_teachers=num_teachers), students)
     with teacher_pool(Noted, plan, group=teachers) as pool:
-        outcome: Outcome = runner.train(slowly, plan, pool, group=students, on_progress=on_progress)
-    assert not left
+        outcome: Outcome = runner.train(mortal, plan, pool, kills, group=students, on_progress=lambda _: None)
+    assert len(list(plan.folder.glob("killed-*"))) == len(kills)
     return outcome
 
 

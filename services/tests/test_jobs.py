@@ -120,6 +120,7 @@ def test_a_table_of_an_earlier_version_gets_what_it_lacks(table: JobTable) -> No
     job = table.create("a", SPEC)
     with sqlite3.connect(table.folder / "jobs.sqlite3") as database:
         database.execute("ALTER TABLE jobs DROP COLUMN train_progress")
+    table = JobTable(table.folder.parent)
     assert table.get(job.job_id) == job
     table.begin(job.job_id)
     assert table.report(job.job_id, 0.5, "half", pb.TrainProgress(step=1))

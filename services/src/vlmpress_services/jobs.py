@@ -15,6 +15,7 @@ from google.protobuf import timestamp_pb2
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import InvalidRequestError, NotFoundError
 from vlmpress_services.job_progress import Details
+from vlmpress_services.locking import locked
 
 MAX_REQUEST_ID_CHARS = 128
 BUSY_TIMEOUT_S = 30.0
@@ -48,6 +49,7 @@ class JobTable:
     def __init__(self, store_root: Path) -> None:
         self.folder = Path(store_root) / "jobs"
         self._path = self.folder / "jobs.sqlite3"
+        self._prepared = False
 
     def create(self, request_id: str, spec: pb.JobSpec) -> pb.Job:
         """A new pending job, or the one that `request_id` made before.
@@ -165,25 +167,29 @@ class JobTable:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._prepared:
+            self._prepare()
+        with self._connected() as database, database:
+            yield database
+
+    def _prepare(self) -> None:
+        """Makes the table; by itself SQLite does not wait for its turn to begin a write-ahead log."""
+        with locked(self.folder / "jobs.sqlite3.lock"), self._connected() as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute(_SCHEMA)
+            there = {row["name"] for row in database.execute("PRAGMA table_info(jobs)")}
+            for name in _LATER.keys() - there:
+                database.execute(f"ALTER TABLE jobs ADD COLUMN {name} {_LATER[name]}")
+        self._prepared = True
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
         database = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S)
         try:
             database.row_factory = sqlite3.Row
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute(_SCHEMA)
-            _add_columns(database)
-            with database:
-                yield database
+            yield database
         finally:
             database.close()
-
-
-def _add_columns(database: sqlite3.Connection) -> None:
-    there = {row["name"] for row in database.execute("PRAGMA table_info(jobs)")}
-    for name in _LATER.keys() - there:
-        # Another process may be faster.
-        with suppress(sqlite3.OperationalError):
-            database.execute(f"ALTER TABLE jobs ADD COLUMN {name} {_LATER[name]}")
 
 
 def _job(row: sqlite3.Row) -> pb.Job:
