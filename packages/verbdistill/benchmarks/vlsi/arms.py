@@ -9,7 +9,7 @@ from typing import Any
 from verbdistill.matching.strategies import STRATEGIES
 
 TABLES = ("main", "4a", "4b", "4c", "4d", "4e", "4f")
-MAIN = ("sft", "last_kd", "hidden_l2", "vlsi_without_sft", "vlsi")
+MAIN = ("sft", "sft_cosine", "last_kd", "hidden_l2", "vlsi_without_sft", "vlsi")
 RIVALS = ("sft", "last_kd", "hidden_l2")
 EQUAL_TIME = "_equal_time"
 """A rival with as many steps as fit into the CPU time of the seed's vlsi, its verbalization included."""
@@ -123,6 +123,8 @@ class Catalogue:
     def _main(self, name: str) -> Arm:
         if name == "sft":
             return Arm(name=name, sft=1)
+        if name == "sft_cosine":
+            return Arm(name=name, sft=1, config={"min_lr_ratio": 0.01})
         if name == "last_kd":
             return self._distilled(name, intermediate="none")
         if name == "hidden_l2":

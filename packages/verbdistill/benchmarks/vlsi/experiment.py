@@ -1,7 +1,7 @@
 """Runs of one seed."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -99,17 +99,18 @@ class Experiment:
     def _config(self, arm: Arm, num_steps: int) -> DistillConfig:
         recipe = self._recipe
         alone = arm.interaction == 0
-        return DistillConfig(
+        config = DistillConfig(
             num_verbalization_steps=recipe.verbalization_steps if arm.verbalizes else 0,
             num_interaction_steps=round(arm.interaction * num_steps),
             num_sft_steps=round(arm.sft * num_steps),
             verbalization_lr=recipe.verbalization_learning_rate,
             interaction_lr=recipe.learning_rate,
             sft_lr=recipe.learning_rate if alone else recipe.sft_learning_rate,
+            min_lr_ratio=recipe.min_lr_ratio,
             lora_rank=None,  # a student from scratch has nothing for an adapter to adapt
             seed=self._seed,
-            **arm.config,
         )
+        return replace(config, **arm.config)
 
     def _teacher_of(self, arm: Arm, config: DistillConfig) -> tuple[Any, float]:
         """Who is asked, and the CPU seconds of the verbalizers that arms of the seed share."""

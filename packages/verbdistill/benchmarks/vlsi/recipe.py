@@ -19,11 +19,12 @@ class Recipe:
         learning_rate: Peak of interaction, and of SFT from scratch.
         sft_learning_rate: Peak of SFT behind interaction.
         verbalization_learning_rate: Peak of verbalization.
+        min_lr_ratio: What the cosine of every phase ends at; 1: no decay. Plateaus end sooner without.
     """
 
     num_images: int = 4000
     num_layers: int = 3
-    num_steps: int = 700
+    num_steps: int = 500
     interaction: float = 0.7
     verbalization_steps: int = 100
     images: int = 16
@@ -31,6 +32,7 @@ class Recipe:
     learning_rate: float = 3e-3
     sft_learning_rate: float = 1e-3
     verbalization_learning_rate: float = 1e-3
+    min_lr_ratio: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
         """As cells keep it."""
