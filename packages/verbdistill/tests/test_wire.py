@@ -4,9 +4,9 @@ import torch
 from verbdistill import MatchingError, VerbalizersError
 from verbdistill.seeing.speaking import LayerSpeech, Speeches, WordProbability
 from verbdistill.verbalizers.bodies import KINDS
+from verbdistill.verbalizers.manifests import VerbalizersSpec, verbalizers_from_proto, verbalizers_to_proto
 from verbdistill.wire import (
     DistillationSpec,
-    VerbalizersSpec,
     distillation_from_proto,
     distillation_to_proto,
     kld_from_proto,
@@ -16,8 +16,6 @@ from verbdistill.wire import (
     scale_from_proto,
     speeches_from_proto,
     speeches_to_proto,
-    verbalizers_from_proto,
-    verbalizers_to_proto,
 )
 from vlmpress.verbdistill.v1 import verbdistill_pb2 as pb
 

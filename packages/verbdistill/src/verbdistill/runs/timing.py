@@ -13,10 +13,10 @@ from verbdistill.config import DistillConfig
 from verbdistill.data.batches import Batches
 from verbdistill.models.states import IGNORED
 from verbdistill.steps.interaction import interact
-from verbdistill.steps.placing import as_pair, device_of
 from verbdistill.steps.student_targets import SPEAKING
 from verbdistill.steps.teaching import TAUGHT, local_teacher
 from verbdistill.steps.verbalization import new_verbalizers, target_layers
+from verbdistill.teachers.placing import as_pair, device_of
 from verbdistill.verbalizers.verbalizers import Verbalizers
 
 _WARM = 2

@@ -15,7 +15,7 @@ from verbdistill.loop.training import OnProgress, Outcome, Phase, Place, begin_m
 from verbdistill.losses.cross_entropy import ar_loss
 from verbdistill.models.parts import head_of
 from verbdistill.models.states import response_states
-from verbdistill.steps.placing import as_pair, device_of, placed
+from verbdistill.teachers.placing import as_pair, device_of, placed
 
 SFT = "sft"
 

@@ -20,8 +20,8 @@ from verbdistill.loop.training import History, OnProgress, Phase, train
 from verbdistill.models.targets import check_pair
 from verbdistill.steps.meeting import Meeting
 from verbdistill.steps.operations import MATCHED
-from verbdistill.steps.placing import device_of
 from verbdistill.steps.student_targets import StudentTargets, student_targets
+from verbdistill.teachers.placing import device_of
 from verbdistill.teachers.teacher import Teacher
 from verbdistill.verbalizers.verbalizers import Verbalizers
 

@@ -17,8 +17,8 @@ from verbdistill.matching.strategies import Match, match_weights
 from verbdistill.models.parts import head_of
 from verbdistill.models.states import response_states
 from verbdistill.steps.operations import MATCHED, Operations, Said, with_targets
-from verbdistill.steps.placing import Answer, as_pair, device_of, placed, placed_answer, placed_head
 from verbdistill.steps.student_targets import StudentTargets
+from verbdistill.teachers.placing import Answer, as_pair, device_of, placed, placed_answer, placed_head
 from verbdistill.teachers.teacher import Teacher
 
 

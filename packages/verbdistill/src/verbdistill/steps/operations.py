@@ -19,8 +19,8 @@ from verbdistill.losses.pairs import PairLosses
 from verbdistill.losses.pairwise_kl import last_kl, pairwise_kl
 from verbdistill.losses.sorted_distance import last_sorted_distance, pairwise_sorted_distance
 from verbdistill.losses.truncated import truncated_last_kl, truncated_pairwise_kl
-from verbdistill.steps.placing import Answer
 from verbdistill.steps.student_targets import StudentTargets
+from verbdistill.teachers.placing import Answer
 from verbdistill.teachers.teacher import TeacherAnswer, TruncatedAnswer
 
 MATCHED = ("kl", "l2", "l2_features", "l2_hidden")

@@ -18,7 +18,7 @@ from verbdistill.losses.cross_entropy import ar_loss
 from verbdistill.models.parts import decoder_layers
 from verbdistill.models.states import response_states
 from verbdistill.models.targets import check_targets, default_targets
-from verbdistill.steps.placing import device_of, evaluating, placed
+from verbdistill.teachers.placing import device_of, evaluating, placed
 from verbdistill.verbalizers.verbalizers import Verbalizers
 
 ROLES = ("teacher", "student")

@@ -17,7 +17,7 @@ from verbdistill.losses.heads import Head, shared_heads
 from verbdistill.losses.truncated import truncation_bias
 from verbdistill.models.parts import head_of
 from verbdistill.models.states import response_states
-from verbdistill.steps.placing import as_pair, device_of, placed, placed_answer, placed_head
+from verbdistill.teachers.placing import as_pair, device_of, placed, placed_answer, placed_head
 from verbdistill.teachers.teacher import Teacher, TruncatedAnswer
 from verbdistill.verbalizers.verbalizers import Verbalizers
 
