@@ -8,6 +8,7 @@ from transformers import LlavaForConditionalGeneration
 
 from stagetrain import Batches, ConversationCollator, ImageGroups
 from verbdistill import DistillConfig, distill
+from verbdistill.runs.students import spec_of
 from verbdistill.wire import DistillationSpec, distillation_to_proto
 from vlmpress.artifact import Artifact, read
 from vlmpress_services.datasets import read_split
@@ -64,14 +65,7 @@ def distil_student(
     matches = {"first": result.first_counts, "last": result.last_counts}
     (Path(out) / MATCHES).write_text(json.dumps(matches, indent=2) + "\n", encoding="utf-8")
     (Path(out) / LOSSES).write_text(json.dumps(result.losses) + "\n", encoding="utf-8")
-    return DistillationSpec(
-        student_layers=result.student_targets,
-        teacher_layers=result.teacher_targets,
-        num_verbalization_steps=config.num_verbalization_steps,
-        num_interaction_steps=config.num_interaction_steps,
-        num_sft_steps=config.num_sft_steps,
-        temperature_scale=config.temperature_scale,
-    )
+    return spec_of(result, config)
 
 
 def read_matches(artifact: Artifact) -> dict[str, list[list[int]]]:
