@@ -34,6 +34,8 @@ class DistillConfig:
         accumulation_steps: Micro-batches of an optimizer step in each process. Above 1, interaction runs the student
             forward twice: the match is drawn for the whole step, before any of its gradients.
         gradient_checkpointing: Whether the student's layers are computed again in backward instead of kept.
+        mixed_precision: Whether forward passes of the student, and of the teacher while its verbalizers train, are in
+            bfloat16. Parameters, optimizer and losses stay as they are.
         save_steps: Optimizer steps between two checkpoints inside a phase; None keeps finished phases only.
         logits_bytes: Memory for everything with a vocabulary axis.
         verbalizer: Body of a verbalizer: "verb_ffn", "mlp", "ffn" or "decoder" (Table 4f).
@@ -67,6 +69,7 @@ class DistillConfig:
     max_grad_norm: float = 1.0
     accumulation_steps: int = 1
     gradient_checkpointing: bool = False
+    mixed_precision: bool = False
     save_steps: int | None = None
     logits_bytes: int = 256 * 2**20
     verbalizer: str = "verb_ffn"
@@ -142,7 +145,7 @@ class DistillConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or value not in choices:
                 raise ConfigError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
-        for name in ("train_vision_tower", "gradient_checkpointing"):
+        for name in ("train_vision_tower", "gradient_checkpointing", "mixed_precision"):
             if type(getattr(self, name)) is not bool:
                 raise ConfigError(f"{name}: expected true or false, got {getattr(self, name)!r}")
         for name in ("student_targets", "teacher_targets"):

@@ -8,6 +8,7 @@ from torch import nn
 from verbdistill.config import DistillConfig
 from verbdistill.data.batches import Batches
 from verbdistill.loop.checkpointing import Checkpoints, fingerprint, owned_parameters, restore_parameters
+from verbdistill.loop.precision import forward_precision
 from verbdistill.loop.ranks import from_first
 from verbdistill.loop.seeding import own_random_numbers
 from verbdistill.loop.trainable import checkpointed, trained_in_full
@@ -89,7 +90,8 @@ class _Labels:
         for index in place.indices:
             begin_micro_batch(self._config, place, index)
             batch = placed(as_pair(self._batches(index)).student, device_of(self._student))
-            states = response_states(self._student, batch, ())
+            with forward_precision(self._config, device_of(self._student)):
+                states = response_states(self._student, batch, ())
             mean = ar_loss(states.last, head_of(self._student), states.labels, logits_bytes=self._config.logits_bytes)
             total = mean * len(states.labels)
             total.backward()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from verbdistill.config import DistillConfig
 from verbdistill.data.batches import Batches, PairBatch
+from verbdistill.loop.precision import forward_precision
 from verbdistill.loop.ranks import summed
 from verbdistill.loop.training import Outcome, Place, begin_micro_batch, check_finite
 from verbdistill.losses.pairs import PairLosses
@@ -111,7 +112,8 @@ class Meeting:
     def _say(self, place: Place, index: int, heard: _Heard) -> Said:
         begin_micro_batch(self._config, place, index)
         batch = placed(heard.batch.student, self._device)
-        states = response_states(self._student, batch, self._targets.layers, whole=self._targets.reads_whole)
+        with forward_precision(self._config, self._device):
+            states = response_states(self._student, batch, self._targets.layers, whole=self._targets.reads_whole)
         parts = (*self._targets.features(states), states.last, states.labels)
         rows = heard.batch.student_rows
         if rows is not None:

@@ -11,6 +11,7 @@ from verbdistill.config import DistillConfig
 from verbdistill.data.batches import Batches, PairBatch
 from verbdistill.errors import ConfigError
 from verbdistill.loop.checkpointing import Checkpoints, fingerprint, owned_parameters, restore_parameters
+from verbdistill.loop.precision import forward_precision
 from verbdistill.loop.ranks import from_first
 from verbdistill.loop.seeding import own_random_numbers
 from verbdistill.loop.training import OnProgress, Outcome, Phase, Place, begin_micro_batch, train
@@ -115,7 +116,7 @@ class _Speaking:
             begin_micro_batch(self._config, place, index)
             found = self._batches(index)
             batch = getattr(found, self._role) if isinstance(found, PairBatch) else found
-            with torch.no_grad():
+            with torch.no_grad(), forward_precision(self._config, device_of(self._model)):
                 states = response_states(
                     self._model,
                     placed(batch, device_of(self._model)),
