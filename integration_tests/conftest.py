@@ -13,6 +13,7 @@ import pytest
 from vlmpress.artifact import Artifact
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress_services.store import LocalStore
+from vlmpress_services.workers.ray_runner import RayRunner, ray_runner
 
 PRODUCER = ("vlmpress-services", "0.1.0")
 
@@ -93,6 +94,23 @@ def tiny_dataset(model_store: LocalStore) -> Artifact:
         made = draft.commit(dataset_pb2.Dataset(name="tiny", num_train=len(records)), producer=PRODUCER)
     model_store.tag("questions", made.digest)
     return made
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RayRunner]:
+    """One cluster for all tests: Ray's processes do not always start where a process has had one before."""
+    with ray_runner(4) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def runner(cluster: RayRunner, request: pytest.FixtureRequest) -> RayRunner:
+    """Runs the functions of a test module on Ray."""
+    import ray
+
+    # Workers cannot import a test.
+    ray.cloudpickle.register_pickle_by_value(request.module)
+    return cluster
 
 
 @pytest.fixture(scope="session")

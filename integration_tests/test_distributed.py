@@ -2,9 +2,7 @@
 
 import os
 import signal
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,7 @@ import pytest
 from vlmpress_services.errors import InvalidRequestError, ServicesError, WorkersDiedError
 from vlmpress_services.pipeline.runners import LocalRunner
 from vlmpress_services.workers.group import WorkerGroup
-from vlmpress_services.workers.ray_runner import RayRunner, ray_runner
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[RayRunner]:
-    with ray_runner() as running:
-        import ray
-
-        # Workers cannot import a test.
-        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        yield running
+from vlmpress_services.workers.ray_runner import RayRunner
 
 
 def group(folder: Path, num_workers: int = 2, **changes: Any) -> WorkerGroup:

@@ -2,8 +2,7 @@
 
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from vlmpress_services.distill_work import OpenTeacher, Outcome, distil, verbali
 from vlmpress_services.pipeline.runners import LocalRunner
 from vlmpress_services.store import LocalStore
 from vlmpress_services.workers.group import TeacherGroup, WorkerGroup
-from vlmpress_services.workers.ray_runner import RayRunner, ray_runner
+from vlmpress_services.workers.ray_runner import RayRunner
 from vlmpress_services.workers.teachers import placed, teacher_pool
 
 SETTINGS = """
@@ -28,16 +27,6 @@ distill: {num_verbalization_steps: 6, num_interaction_steps: 20, num_sft_steps: 
 """
 Weights = dict[str, torch.Tensor]
 Kills = tuple[tuple[int, str], ...]
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[RayRunner]:
-    with ray_runner(4) as running:
-        import ray
-
-        # Workers cannot import a test.
-        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,7 @@
 
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from vlmpress.job.v1 import job_pb2
 from vlmpress_services.train_settings import RunPlan, plan_of
 from vlmpress_services.train_work import Outcome, run_plan
 from vlmpress_services.workers.group import WorkerGroup
-from vlmpress_services.workers.ray_runner import RayRunner, ray_runner
+from vlmpress_services.workers.ray_runner import RayRunner
 
 NUM_STEPS = 36
 SETTINGS = f"training:\n  max_steps: {NUM_STEPS}\n  learning_rate: 0.002\n  save_steps: 5\n"
@@ -29,16 +28,6 @@ SCHEDULE = Schedule(
         Stage(fraction=0.3),
     ),
 )
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[RayRunner]:
-    with ray_runner() as running:
-        import ray
-
-        # Workers cannot import a test.
-        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        yield running
 
 
 def mortal(plan: RunPlan, kills: tuple[tuple[int, int], ...], *, on_progress: Any) -> Outcome:

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,9 @@ from verbdistill.losses.heads import Head
 from verbdistill.teachers.teacher import TeacherAnswer
 from vlmpress_services.errors import InvalidRequestError, WorkersDiedError
 from vlmpress_services.workers.group import TeacherGroup, WorkerGroup
-from vlmpress_services.workers.ray_runner import RayRunner, ray_runner
+from vlmpress_services.workers.ray_runner import RayRunner
 
 END = 12
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[RayRunner]:
-    with ray_runner(4) as running:
-        import ray
-
-        # Workers cannot import a test.
-        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        yield running
 
 
 class Scribe:
@@ -153,7 +142,7 @@ from vlmpress_services.workers.group import TeacherGroup, WorkerGroup
 from vlmpress_services.workers.ray_cluster import LOOPBACK
 import ray
 ray.init(address="local", num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-         object_store_memory=10**8, _node_ip_address=LOOPBACK)
+         object_store_memory=10**8, _system_config={"worker_niceness": 0}, _node_ip_address=LOOPBACK)
 import gpu_roles
 from vlmpress_services.workers.ray_runner import RayRunner
 from vlmpress_services.workers.teachers import RemoteTeacher, placed, teacher_pool
