@@ -4,7 +4,7 @@ import torch
 from verbdistill import MatchingError, VerbalizersError
 from verbdistill.seeing.speaking import LayerSpeech, Speeches, WordProbability
 from verbdistill.verbalizers.bodies import KINDS
-from verbdistill.verbalizers.manifests import VerbalizersSpec, verbalizers_from_proto, verbalizers_to_proto
+from verbdistill.verbalizers.wire import VerbalizersSpec, verbalizers_from_proto, verbalizers_to_proto
 from verbdistill.wire import (
     DistillationSpec,
     distillation_from_proto,

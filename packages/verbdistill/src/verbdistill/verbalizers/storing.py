@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from verbdistill.errors import TargetError, VerbalizersError
 from verbdistill.models.parts import hidden_size
-from verbdistill.verbalizers.manifests import VerbalizersSpec, verbalizers_from_proto, verbalizers_to_proto
 from verbdistill.verbalizers.verbalizers import Verbalizers
+from verbdistill.verbalizers.wire import VerbalizersSpec, verbalizers_from_proto, verbalizers_to_proto
 from vlmpress.artifact import Artifact, create, verify
 
 WEIGHTS = "verbalizers.safetensors"

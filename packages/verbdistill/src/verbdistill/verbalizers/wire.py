@@ -1,4 +1,4 @@
-"""What verbalizers say of themselves in an artifact's manifest."""
+"""What verbalizers say of themselves in an artifact's manifest, and the message of it."""
 
 from dataclasses import dataclass
 
