@@ -56,6 +56,7 @@ def test_only_wire_touches_generated_code(package: str) -> None:
 def test_the_contracts_import_no_package_and_no_framework() -> None:
     banned = (*PACKAGES, "vlmpress_services", "torch", "transformers", "ray")
     assert breaches(ROOT / "protos" / "src", *banned) == []
+    assert all("_pb2_grpc.py" in line for line in breaches(ROOT / "protos" / "src", "grpc"))
 
 
 def test_ray_is_reached_only_through_the_workers() -> None:

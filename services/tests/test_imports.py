@@ -1,4 +1,4 @@
-"""Who may import whom; see ARCHITECTURE, rules 1, 4 and 8."""
+"""What the server's own modules import; the rules of the whole repository are tested with the contracts."""
 
 import ast
 import subprocess
@@ -29,42 +29,6 @@ def roots(names: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def files_of(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*.py")) if "build" not in path.relative_to(folder).parts]
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_knows_no_other_package_nor_the_network(package: str) -> None:
-    forbidden = ({*PACKAGES} - {package}) | {"grpc", "ray", "vlmpress_services"}
-    files = files_of(ROOT / "packages" / package)
-    assert files
-    for path in files:
-        found = roots(imported(path)) & forbidden
-        assert not found, f"{path.relative_to(ROOT)} imports {', '.join(sorted(found))}"
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_only_wire_touches_generated_code(package: str) -> None:
-    for path in files_of(ROOT / "packages" / package / "src"):
-        if path.name == "wire.py":
-            continue
-        found = {name for name in imported(path) if any(part.endswith("_pb2") for part in name.split("."))}
-        assert not found, f"{path.relative_to(ROOT)} imports {', '.join(sorted(found))}"
-
-
-def test_the_contracts_know_nobody() -> None:
-    for path in files_of(ROOT / "protos" / "src"):
-        allowed = {"grpc"} if path.name.endswith("_pb2_grpc.py") else set()
-        found = roots(imported(path)) & ({*PACKAGES, "vlmpress_services", "grpc", "ray", "torch"} - allowed)
-        assert not found, f"{path.relative_to(ROOT)} imports {', '.join(sorted(found))}"
-
-
-def test_only_workers_import_ray() -> None:
-    for path in files_of(SERVICES):
-        if "workers" not in path.relative_to(SERVICES).parts:
-            assert "ray" not in roots(imported(path)), path.relative_to(ROOT)
-
-
 def test_a_server_module_pulls_in_no_package() -> None:
     script = (
         "import sys, vlmpress_services.server, vlmpress_services.cli, vlmpress_services.job_service\n"
@@ -77,5 +41,4 @@ def test_a_server_module_pulls_in_no_package() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_service_needs_its_package_alone(package: str) -> None:
-    # What the package and the server's own modules import in turn, the tests above say.
     assert roots(imported(SERVICES / f"{package}_service.py")) & {*PACKAGES} == {package}
