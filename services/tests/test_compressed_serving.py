@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from edgevlm.engine import Engine
-from edgevlm.events import GeneratedToken
+from edgevlm.serving.engine import Engine
+from edgevlm.serving.events import GeneratedToken
 from stagetrain import CompressionSetting, attach
 from stagetrain.attaching.saved_setting import save_compression
 from vlmpress.artifact import COMPRESSION_FILE, Artifact, ExtensionMissingError, extensions

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, Siglip2ImageProcessorPil
 
-from edgevlm.processing import EdgeVlmProcessor
+from edgevlm.model.processing import EdgeVlmProcessor
 from stagetrain import ConversationCollator, ImageGroups, Sample
 from vlmpress.data import Record, Turn, chat_messages
 from vlmpress_services.pipeline.tiny_models import build_tokenizer

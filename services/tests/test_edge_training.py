@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from edgevlm import EdgeModelSpec, EdgeVlmForConditionalGeneration, build_from_llava
-from edgevlm.engine import Engine
+from edgevlm.serving.engine import Engine
 from edgevlm.wire import spec_to_proto
 from vlmpress.data import Record, Turn, write_records
 from vlmpress.job.v1 import job_pb2

@@ -4,7 +4,7 @@ from typing import Any
 import grpc
 import pytest
 
-from edgevlm.engine import Engine
+from edgevlm.serving.engine import Engine
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
 from vlmpress.edgevlm.v1.edgevlm_service_pb2_grpc import EdgeVlmServiceStub
 
@@ -73,7 +73,7 @@ async def test_a_cancelled_answer_ends_generation(
             yield event
 
     monkeypatch.setattr(Engine, "generate", slow)
-    monkeypatch.setattr("edgevlm.engine._eos_token_ids", lambda *_: frozenset())
+    monkeypatch.setattr("edgevlm.serving.engine._eos_token_ids", lambda *_: frozenset())
     async with serving("edgevlm") as channel:
         request = pb.GenerateRequest(model="it", image=png, prompt="is it red ?", max_new_tokens=100)
         call = EdgeVlmServiceStub(channel).Generate(request)

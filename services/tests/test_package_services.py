@@ -103,7 +103,7 @@ async def test_verbdistill_draws_what_the_library_draws(serving: Any, refusal: A
 
 
 async def test_a_pack_is_served_as_it_is(serving: Any, packed: Artifact, png: bytes) -> None:
-    from edgevlm.engine import Engine
+    from edgevlm.serving.engine import Engine
     from vlmpress.edgevlm.v1 import edgevlm_service_pb2
     from vlmpress.edgevlm.v1.edgevlm_service_pb2_grpc import EdgeVlmServiceStub
 

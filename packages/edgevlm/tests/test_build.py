@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from edgevlm import BuildError, EdgeVlmProcessor, Engine, build, build_from_llava, prefill_macs
-from edgevlm.connectors import averaging_matrix
+from edgevlm.model.connectors import averaging_matrix
 
 PROMPT = "what is the shape"
 

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevlm.connectors import TokenCompressor, averaging_matrix, group_places
-from edgevlm.layout import Layout
+from edgevlm.model.connectors import TokenCompressor, averaging_matrix, group_places
+from edgevlm.model.layout import Layout
 
 
 @given(st.integers(1, 80), st.data())

@@ -2,11 +2,11 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from edgevlm.decoding import TextStream
-from edgevlm.engine import Engine
 from edgevlm.errors import ModelDirectoryError, PromptTooLongError, RequestError
-from edgevlm.events import Finish, FinishReason, GeneratedToken
-from edgevlm.macs import prefill_macs
+from edgevlm.profiling.macs import prefill_macs
+from edgevlm.serving.decoding import TextStream
+from edgevlm.serving.engine import Engine
+from edgevlm.serving.events import Finish, FinishReason, GeneratedToken
 from vlmpress.artifact import ArtifactError
 
 PROMPT = "what is the shape"

@@ -5,7 +5,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from edgevlm import ModelInputError
-from edgevlm.image_output import ImageOutput
+from edgevlm.model.image_output import ImageOutput
 
 FUSIONS = ["none", "cross", "decoder", "combined"]
 MODES = ["contiguous", "uncompressed"]

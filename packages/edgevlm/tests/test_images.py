@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from edgevlm.errors import ImageError
-from edgevlm.images import decode_image
+from edgevlm.serving.images import decode_image
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "L"), ("PNG", "P"), ("PNG", "1"),

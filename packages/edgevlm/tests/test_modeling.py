@@ -3,7 +3,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from edgevlm import EdgeVlmConfig, EdgeVlmForConditionalGeneration, ModelInputError
-from edgevlm.fusion_cache import FusionState
+from edgevlm.model.fusion_cache import FusionState
 
 FUSIONS = ["none", "cross", "decoder", "combined"]
 MODES = ["contiguous", "uncompressed"]

@@ -1,7 +1,7 @@
 import pytest
 
 from edgevlm.errors import ModelInputError, RequestError
-from edgevlm.events import Finish, FinishReason, GeneratedToken
+from edgevlm.serving.events import Finish, FinishReason, GeneratedToken
 from edgevlm.spec import EdgeModelSpec
 from edgevlm.wire import event_from_proto, event_to_proto, request_from_proto, spec_from_proto, spec_to_proto
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as service_pb2

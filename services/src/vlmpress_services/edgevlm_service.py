@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import grpc
 
-from edgevlm.engine import Engine
+from edgevlm.serving.engine import Engine
 from edgevlm.wire import event_to_proto, request_from_proto
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2_grpc as pb_grpc

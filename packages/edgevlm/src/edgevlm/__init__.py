@@ -1,9 +1,6 @@
 """A 2B-class edge VLM with token compressor and fusion module (AuroraEdge-V), and an engine for any VLM directory."""
 
-from edgevlm.backbone import EdgeVlmModel
-from edgevlm.build import build, build_from_llava
-from edgevlm.configuration import EdgeVlmConfig
-from edgevlm.engine import Engine
+from edgevlm.building.build import build, build_from_llava
 from edgevlm.errors import (
     BuildError,
     EdgeVlmError,
@@ -13,12 +10,15 @@ from edgevlm.errors import (
     PromptTooLongError,
     RequestError,
 )
-from edgevlm.events import Finish, FinishReason, GeneratedToken, GenerationEvent
-from edgevlm.images import MAX_IMAGE_PIXELS, decode_image
-from edgevlm.macs import prefill_macs
-from edgevlm.modeling import EdgeVlmForConditionalGeneration
-from edgevlm.processing import EdgeVlmProcessor
-from edgevlm.profile import Profile, auroraedge_config, profile
+from edgevlm.model.backbone import EdgeVlmModel
+from edgevlm.model.configuration import EdgeVlmConfig
+from edgevlm.model.modeling import EdgeVlmForConditionalGeneration
+from edgevlm.model.processing import EdgeVlmProcessor
+from edgevlm.profiling.macs import prefill_macs
+from edgevlm.profiling.profile import Profile, auroraedge_config, profile
+from edgevlm.serving.engine import Engine
+from edgevlm.serving.events import Finish, FinishReason, GeneratedToken, GenerationEvent
+from edgevlm.serving.images import MAX_IMAGE_PIXELS, decode_image
 from edgevlm.spec import EdgeModelSpec
 
 __all__ = [

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Self
 
-from edgevlm.configuration import VISION_TYPES, EdgeVlmConfig
 from edgevlm.errors import ModelInputError
+from edgevlm.model.configuration import VISION_TYPES, EdgeVlmConfig
 
 _CHOICES = {
     "vision_encoder": tuple(VISION_TYPES.values()),

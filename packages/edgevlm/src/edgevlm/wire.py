@@ -1,7 +1,7 @@
 """Between this package's types and edgevlm/v1 messages; the only module that touches them."""
 
 from edgevlm.errors import RequestError
-from edgevlm.events import Finish, FinishReason, GeneratedToken, GenerationEvent
+from edgevlm.serving.events import Finish, FinishReason, GeneratedToken, GenerationEvent
 from edgevlm.spec import EdgeModelSpec
 from vlmpress.edgevlm.v1 import edgevlm_pb2
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as service_pb2

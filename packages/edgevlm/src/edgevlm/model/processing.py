@@ -5,7 +5,7 @@ from typing import Any
 from transformers import AutoProcessor
 from transformers.processing_utils import ProcessorMixin
 
-from edgevlm.configuration import EdgeVlmConfig
+from edgevlm.model.configuration import EdgeVlmConfig
 
 
 class EdgeVlmProcessor(ProcessorMixin):

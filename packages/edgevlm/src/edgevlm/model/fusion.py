@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import rotate_half
 
-from edgevlm.fusion_cache import FusionState
+from edgevlm.model.fusion_cache import FusionState
 
 Rotary = tuple[Tensor, Tensor]
 

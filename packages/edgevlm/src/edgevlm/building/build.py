@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from edgevlm.configuration import VISION_TYPES, EdgeVlmConfig
 from edgevlm.errors import BuildError, ModelInputError
-from edgevlm.modeling import EdgeVlmForConditionalGeneration
-from edgevlm.processing import EdgeVlmProcessor
+from edgevlm.model.configuration import VISION_TYPES, EdgeVlmConfig
+from edgevlm.model.modeling import EdgeVlmForConditionalGeneration
+from edgevlm.model.processing import EdgeVlmProcessor
 
 
 def build(

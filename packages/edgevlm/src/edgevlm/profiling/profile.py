@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevlm.configuration import EdgeVlmConfig
 from edgevlm.errors import ModelInputError
-from edgevlm.modeling import EdgeVlmForConditionalGeneration
+from edgevlm.model.configuration import EdgeVlmConfig
+from edgevlm.model.modeling import EdgeVlmForConditionalGeneration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

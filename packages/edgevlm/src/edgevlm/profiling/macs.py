@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from edgevlm.decoding import prefill
-from edgevlm.engine import Engine
+from edgevlm.serving.decoding import prefill
+from edgevlm.serving.engine import Engine
 
 
 def prefill_macs(engine: Engine, image: bytes | Image.Image | None, prompt: str) -> int:

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from edgevlm.decoding import TextStream, greedy_token_ids
 from edgevlm.errors import ModelDirectoryError, PromptTooLongError, RequestError
-from edgevlm.events import Finish, FinishReason, GeneratedToken, GenerationEvent
-from edgevlm.images import decode_image, upright_rgb
-from edgevlm.prompting import encode
+from edgevlm.serving.decoding import TextStream, greedy_token_ids
+from edgevlm.serving.events import Finish, FinishReason, GeneratedToken, GenerationEvent
+from edgevlm.serving.images import decode_image, upright_rgb
+from edgevlm.serving.prompting import encode
 from vlmpress.artifact import compression_attachment, import_model_code, quantized_loader, reducer_attachment
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgevlm.configuration import EdgeVlmConfig
 from edgevlm.errors import ModelInputError
+from edgevlm.model.configuration import EdgeVlmConfig
 
 
 def patch_features(

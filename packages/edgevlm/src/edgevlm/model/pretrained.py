@@ -7,9 +7,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from edgevlm.configuration import EdgeVlmConfig
-from edgevlm.connectors import Projector, TokenCompressor
-from edgevlm.fusion import CrossFusion, DecoderFusion
+from edgevlm.model.configuration import EdgeVlmConfig
+from edgevlm.model.connectors import Projector, TokenCompressor
+from edgevlm.model.fusion import CrossFusion, DecoderFusion
 
 
 class EdgeVlmPreTrainedModel(PreTrainedModel):

@@ -25,16 +25,16 @@ from transformers import AutoModel, DynamicCache
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 
-from edgevlm.configuration import EdgeVlmConfig
-from edgevlm.connectors import Projector, TokenCompressor, group_places
 from edgevlm.errors import ModelInputError
-from edgevlm.fusion import Fusion
-from edgevlm.fusion_cache import FusionState
-from edgevlm.image_output import ImageOutput, image_output_of
-from edgevlm.layout import Layout, contiguous_positions
-from edgevlm.pretrained import EdgeVlmPreTrainedModel
-from edgevlm.text_masks import next_text_mask, prompt_text_mask
-from edgevlm.vision import patch_features
+from edgevlm.model.configuration import EdgeVlmConfig
+from edgevlm.model.connectors import Projector, TokenCompressor, group_places
+from edgevlm.model.fusion import Fusion
+from edgevlm.model.fusion_cache import FusionState
+from edgevlm.model.image_output import ImageOutput, image_output_of
+from edgevlm.model.layout import Layout, contiguous_positions
+from edgevlm.model.pretrained import EdgeVlmPreTrainedModel
+from edgevlm.model.text_masks import next_text_mask, prompt_text_mask
+from edgevlm.model.vision import patch_features
 
 
 class EdgeVlmModel(EdgeVlmPreTrainedModel):
@@ -83,7 +83,7 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         """The encoder's features [I, N, E] and their validity, bool [I, N].
 
         Raises:
-            ModelInputError: As `edgevlm.vision.patch_features`.
+            ModelInputError: As `edgevlm.model.vision.patch_features`.
         """
         return patch_features(self.vision_tower, self.config, pixel_values, pixel_attention_mask, spatial_shapes)
 
@@ -125,7 +125,7 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         """Images as the language model and the fusion see them; compressed tokens [I, M, D] in `pooler_output`.
 
         Raises:
-            ModelInputError: As `edgevlm.vision.patch_features`.
+            ModelInputError: As `edgevlm.model.vision.patch_features`.
         """
         return self.image_output(*self.patch_features(pixel_values, pixel_attention_mask, spatial_shapes))
 

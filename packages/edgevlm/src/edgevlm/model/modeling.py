@@ -8,11 +8,11 @@ from transformers import AutoModelForImageTextToText, GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
-from edgevlm.backbone import EdgeVlmModel
-from edgevlm.configuration import EdgeVlmConfig
-from edgevlm.image_output import image_output_of
-from edgevlm.layout import Layout
-from edgevlm.pretrained import EdgeVlmPreTrainedModel
+from edgevlm.model.backbone import EdgeVlmModel
+from edgevlm.model.configuration import EdgeVlmConfig
+from edgevlm.model.image_output import image_output_of
+from edgevlm.model.layout import Layout
+from edgevlm.model.pretrained import EdgeVlmPreTrainedModel
 
 
 class EdgeVlmForConditionalGeneration(EdgeVlmPreTrainedModel, GenerationMixin):

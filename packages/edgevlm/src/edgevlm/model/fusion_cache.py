@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from edgevlm.layout import Layout
+from edgevlm.model.layout import Layout
 
 _COUNTS = ("num_placeholders_b", "num_images_b", "num_skipped_b")
 

@@ -1,0 +1,1 @@
+"""Edge models from trained parts."""

@@ -1,0 +1,1 @@
+"""The edge model as an ordinary Hugging Face model."""

@@ -1,0 +1,1 @@
+"""What models cost, from their configuration and measured."""

@@ -1,0 +1,1 @@
+"""Answers requests with any image-text-to-text model."""
