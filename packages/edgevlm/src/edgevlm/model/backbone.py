@@ -33,7 +33,7 @@ from edgevlm.model.fusion_cache import FusionState
 from edgevlm.model.image_output import ImageOutput, image_output_of
 from edgevlm.model.layout import Layout, contiguous_positions
 from edgevlm.model.pretrained import EdgeVlmPreTrainedModel
-from edgevlm.model.text_masks import next_text_mask, prompt_text_mask
+from edgevlm.model.text_masks import prompt_text_mask
 from edgevlm.model.vision import patch_features
 
 
@@ -165,23 +165,29 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config.get_text_config())
         num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        state = FusionState.find(past_key_values)
+        # A static cache's length is a tensor; asking for its value would break a compiled step in two.
+        is_prompt = state is None and (isinstance(num_past, Tensor) or num_past == 0)
         if position_ids is None:
             position_ids = contiguous_positions(attention_mask, input_ids.shape[1], num_past, input_ids.device)
         position_ids = position_ids.expand(input_ids.shape[0], -1)
         embeds = self.get_input_embeddings()(input_ids)
-        # After the prompt a placeholder is a token like any other: a model may well generate one.
-        is_visual = (input_ids == self.config.image_token_id) & (num_past == 0)
-        state = FusionState.find(past_key_values) if num_past else None
         encoded = (mm_encoder_outputs or {}).get("image")
-        if pixel_values is not None or encoded is not None or bool(is_visual.any()):
-            images = self._read_images(num_past, encoded, pixel_values, pixel_attention_mask, spatial_shapes)
+        if is_prompt:
+            is_visual = input_ids == self.config.image_token_id
+            images = None
+            if pixel_values is not None or encoded is not None or bool(is_visual.any()):
+                images = self._read_images(encoded, pixel_values, pixel_attention_mask, spatial_shapes)
             embeds, position_ids, state = self._prompt(embeds, is_visual, images, attention_mask, position_ids)
+            if images is not None and self._moves_positions and attention_mask is None and past_key_values is None:
+                # Without a mask transformers takes a jump in positions for the border of a packed row.
+                attention_mask = torch.ones_like(input_ids)
+        elif pixel_values is not None or encoded is not None:
+            raise ModelInputError("pixel_values: expected images in the prompt, got images after the prompt")
         elif state is not None:
+            # A placeholder is a token like any other here: a model may well generate one.
             embeds = self._fuse_next(embeds, state, attention_mask, position_ids)
             position_ids = position_ids + state.num_skipped_b[:, None] * self._moves_positions
-        if state is not None and self._moves_positions and attention_mask is None and past_key_values is None:
-            # Without a mask transformers takes a jump in positions for the border of a packed row.
-            attention_mask = torch.ones_like(input_ids)
         output: BaseModelOutputWithPast = self.language_model(
             inputs_embeds=embeds,
             attention_mask=attention_mask,
@@ -190,8 +196,8 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
             use_cache=use_cache,
             **kwargs,
         )
-        if past_key_values is not None and state is not None and not num_past:
-            past_key_values.layers.append(state)
+        if is_prompt and past_key_values is not None and state is not None:
+            state.put_into(past_key_values)
         return output
 
     @property
@@ -204,15 +210,13 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
 
     def _read_images(
         self,
-        num_past: int,
         encoded: BaseModelOutputWithPooling | None,
         pixel_values: Tensor | None,
         mask: Tensor | None,
         shapes: Tensor | None,
     ) -> ImageOutput:
-        if num_past or (pixel_values is None) == (encoded is None):
+        if (pixel_values is None) == (encoded is None):
             got = "placeholders without images" if pixel_values is None else "mm_encoder_outputs beside them"
-            got = "images after the prompt" if num_past else got
             raise ModelInputError(f"pixel_values: expected images and their placeholders in the prompt, got {got}")
         if pixel_values is not None:
             return self.get_image_features(pixel_values, mask, shapes)
@@ -223,11 +227,13 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         self,
         embeds: Tensor,
         is_visual: Tensor,
-        images: ImageOutput,
+        images: ImageOutput | None,
         attention_mask: Tensor | None,
         position_ids: Tensor,
     ) -> tuple[Tensor, Tensor, FusionState]:
         """A prompt with its images in place: embeddings, the language model's positions, and the fusion's state."""
+        if images is None:
+            return embeds, position_ids, FusionState.of(Layout.of(is_visual, []), self._num_visual)
         layout = Layout.of(is_visual, images.num_tokens)
         state = FusionState.of(layout, self._num_visual)
         embeds = self._merge_prompt(embeds, images, layout, state, attention_mask, position_ids)
@@ -255,8 +261,7 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
             allowed, text_valid = prompt_text_mask(attention_mask, index, filled)
             places = torch.arange(visual.shape[1], device=embeds.device)[None]
             self.fusion.remember(state, visual, valid, self.language_model.rotary_emb(visual, places))
-            state.tensors["text_valid"] = text_valid
-            state.dense = bool(valid.all() & text_valid.all())
+            state.begin(text_valid)
             expanded = index[..., None].expand(-1, -1, embeds.shape[-1])
             ranks = (position_ids - layout.num_before_bt).gather(1, index)
             fused = self.fusion(embeds.gather(1, expanded), self._text_rotary(embeds, ranks, state), state, allowed)
@@ -268,16 +273,11 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
     def _fuse_next(
         self, embeds: Tensor, state: FusionState, attention_mask: Tensor | None, position_ids: Tensor
     ) -> Tensor:
-        if self.fusion is None:
+        if self.fusion is None or not state.has_images:
             return embeds
         ranks = position_ids - state.num_placeholders_b[:, None]
-        rotary = self._text_rotary(embeds, ranks, state)
-        if state.dense and embeds.shape[1] == 1:
-            return self.fusion(embeds, rotary, state, None)
-        earlier = state.tensors["text_valid"]
-        allowed, valid = next_text_mask(attention_mask, earlier, embeds.shape[1])
-        state.grow("text_valid", valid, dim=1)
-        return self.fusion(embeds, rotary, state, allowed)
+        allowed = state.text_mask(attention_mask, embeds.shape[1])
+        return self.fusion(embeds, self._text_rotary(embeds, ranks, state), state, allowed)
 
     def _text_rotary(self, embeds: Tensor, ranks_bs: Tensor, state: FusionState) -> tuple[Tensor, Tensor]:
         places_bs = ranks_bs + state.num_images_b[:, None] * self._num_visual

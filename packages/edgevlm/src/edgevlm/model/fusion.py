@@ -132,7 +132,7 @@ class Fusion(nn.Module):
             fused = self.cross(fused, kept["cross_keys"], kept["cross_values"], visual_allowed)
         if self.decoder is not None:
             keys, values = self.decoder.keys_values(fused, rotary_s)
-            keys, values = state.grow("decoder_keys", keys, dim=2), state.grow("decoder_values", values, dim=2)
+            keys, values = state.append("decoder_keys", keys, dim=2), state.append("decoder_values", values, dim=2)
             allowed = None
             if visual_allowed is not None and text_allowed is not None:
                 allowed = _joined(visual_allowed, text_allowed)

@@ -107,10 +107,12 @@ class Layout:
         return position_ids_bt + shift_bt + torch.where(self.is_visual_bt, place_p[rank_bt] - within_bt, 0)
 
 
-def contiguous_positions(attention_mask: Tensor | None, num_tokens: int, num_past: int, device: torch.device) -> Tensor:
+def contiguous_positions(
+    attention_mask: Tensor | None, num_tokens: int, num_past: int | Tensor, device: torch.device
+) -> Tensor:
     """Positions [B or 1, T] of new tokens: their count among all that the 2-D mask keeps."""
     if attention_mask is None or attention_mask.ndim != 2:
-        return torch.arange(num_past, num_past + num_tokens, device=device)[None]
+        return torch.arange(num_tokens, device=device)[None] + num_past
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -num_tokens:]
 
 

@@ -14,7 +14,8 @@ def prompt_text_mask(attention_mask: Tensor | None, index_bs: Tensor, filled_bs:
     """Mask of a prompt's text tokens and which of them count at all.
 
     Args:
-        attention_mask: None, [B, T] with 0 at padding, or bool [B, 1, T, T].
+        attention_mask: None, [B, T] with 0 at padding, or [B, 1, T, keys] as in `seen_keys`; a token that
+            does not see itself is padding.
         index_bs: Sequence index of text tokens.
         filled_bs: False where `index_bs` is filler.
 
@@ -25,21 +26,41 @@ def prompt_text_mask(attention_mask: Tensor | None, index_bs: Tensor, filled_bs:
     rank_s = torch.arange(num_text, device=index_bs.device)
     itself_ss = rank_s[:, None] == rank_s
     if attention_mask is not None and attention_mask.ndim == 4:
-        rows_bst = attention_mask[:, 0].bool().gather(1, index_bs[..., None].expand(-1, -1, attention_mask.shape[-1]))
-        allowed_bss = rows_bst.gather(2, index_bs[:, None].expand(-1, num_text, -1))
-        return (allowed_bss & filled_bs[:, None]) | itself_ss, filled_bs
+        seen = seen_keys(attention_mask)
+        rows_bsk = seen.gather(1, index_bs[..., None].expand(-1, -1, seen.shape[-1]))
+        allowed_bss = rows_bsk.gather(2, index_bs[:, None].expand(-1, num_text, -1))
+        valid_bs = filled_bs & allowed_bss.diagonal(dim1=1, dim2=2)
+        return (allowed_bss & valid_bs[:, None]) | itself_ss, valid_bs
     valid_bs = filled_bs
     if attention_mask is not None:
         valid_bs = valid_bs & attention_mask.bool().gather(1, index_bs)
     return ((rank_s[:, None] >= rank_s) & valid_bs[:, None]) | itself_ss, valid_bs
 
 
-def next_text_mask(attention_mask: Tensor | None, earlier_bl: Tensor, num_new: int) -> tuple[Tensor, Tensor]:
-    """Mask of new text tokens after a prompt, bool [B, num_new, L + num_new], and their validity [B, num_new]."""
+def next_text_mask(
+    attention_mask: Tensor | None, earlier_bl: Tensor, num_new: int, num_past: Tensor | int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mask of new text tokens after a prompt, bool [B, num_new, L + num_new], and their validity [B, num_new].
+
+    Args:
+        attention_mask: None, [B, all tokens so far], or [B, 1, num_new, keys] as in `seen_keys`.
+        earlier_bl: Validity of earlier text tokens.
+        num_new: New tokens of every row.
+        num_past: Tokens of the sequence before the new ones; where None, the new ones are the mask's last.
+    """
     rank = torch.arange(num_new, device=earlier_bl.device)
     if attention_mask is None:
         valid = torch.ones(earlier_bl.shape[0], num_new, dtype=torch.bool, device=earlier_bl.device)
     else:
-        valid = attention_mask[:, -num_new:].bool()
+        first = attention_mask.shape[-1] - num_new if num_past is None else num_past
+        last = attention_mask if attention_mask.ndim == 2 else seen_keys(attention_mask)
+        keys = last.bool().index_select(-1, rank + first)
+        valid = keys if keys.ndim == 2 else keys.diagonal(dim1=1, dim2=2)
     new = ((rank[:, None] >= rank) & valid[:, None]) | (rank[:, None] == rank)
     return torch.cat((earlier_bl[:, None].expand(-1, num_new, -1), new), dim=-1), valid
+
+
+def seen_keys(mask_b1tk: Tensor) -> Tensor:
+    """Which keys each token sees, bool [B, T, keys], of such a bool mask or of what is added to scores."""
+    mask = mask_b1tk[:, 0]
+    return mask if mask.dtype == torch.bool else mask == 0 if mask.is_floating_point() else mask.bool()
