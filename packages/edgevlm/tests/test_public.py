@@ -10,8 +10,8 @@ PUBLIC = {
     "MAX_IMAGE_PIXELS", "BuildError", "EdgeModelSpec", "EdgeVlmConfig", "EdgeVlmError",
     "EdgeVlmForConditionalGeneration", "EdgeVlmModel", "EdgeVlmProcessor", "Engine", "Finish", "FinishReason",
     "GeneratedToken", "GenerationEvent", "ImageError", "ModelDirectoryError", "ModelInputError", "Profile",
-    "PromptTooLongError", "RequestError", "auroraedge_config", "build", "build_from_llava", "decode_image",
-    "prefill_macs", "profile",
+    "PromptTooLongError", "RequestError", "UnknownPresetError", "auroraedge_config", "build", "build_from_llava",
+    "decode_image", "prefill_macs", "preset_config", "profile",
 }  # fmt: skip
 
 

@@ -9,13 +9,15 @@ from edgevlm.errors import (
     ModelInputError,
     PromptTooLongError,
     RequestError,
+    UnknownPresetError,
 )
 from edgevlm.model.backbone import EdgeVlmModel
 from edgevlm.model.configuration import EdgeVlmConfig
 from edgevlm.model.modeling import EdgeVlmForConditionalGeneration
 from edgevlm.model.processing import EdgeVlmProcessor
 from edgevlm.profiling.macs import prefill_macs
-from edgevlm.profiling.profile import Profile, auroraedge_config, profile
+from edgevlm.profiling.presets import auroraedge_config, preset_config
+from edgevlm.profiling.profile import Profile, profile
 from edgevlm.serving.engine import Engine
 from edgevlm.serving.events import Finish, FinishReason, GeneratedToken, GenerationEvent
 from edgevlm.serving.images import MAX_IMAGE_PIXELS, decode_image
@@ -41,10 +43,12 @@ __all__ = [
     "Profile",
     "PromptTooLongError",
     "RequestError",
+    "UnknownPresetError",
     "auroraedge_config",
     "build",
     "build_from_llava",
     "decode_image",
     "prefill_macs",
+    "preset_config",
     "profile",
 ]

@@ -27,3 +27,7 @@ class ModelInputError(EdgeVlmError, ValueError):
 
 class BuildError(EdgeVlmError, ValueError):
     """An edge model cannot be built from the given parts."""
+
+
+class UnknownPresetError(EdgeVlmError, ValueError):
+    """There is no architecture of that name."""

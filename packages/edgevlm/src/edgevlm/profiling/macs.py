@@ -1,4 +1,4 @@
-"""Multiply-accumulates of one prefill, measured on the running model."""
+"""Work of one prefill, measured on a running model as torch's own counter counts it."""
 
 from typing import Any
 
@@ -18,11 +18,23 @@ def prefill_macs(engine: Engine, image: bytes | Image.Image | None, prompt: str)
     are not counted.
     """
     inputs: dict[str, Any] = engine.prepare(image, prompt)
-    # torch has no count for the attention kernel it uses on CPU.
-    kernels = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-    with FlopCounterMode(display=False, custom_mapping=kernels) as counter:
+    with _counter() as counter:
         prefill(engine.model, inputs)
     return int(counter.get_total_flops()) // 2
+
+
+@torch.inference_mode()
+def forward_flops(model: Any, inputs: dict[str, Any]) -> int:
+    """FLOPs of one forward of any model with logits at every position, by torch's FlopCounterMode."""
+    with _counter() as counter:
+        model(**inputs, use_cache=True)
+    return int(counter.get_total_flops())
+
+
+def _counter() -> FlopCounterMode:
+    # torch has no count for the attention kernel it uses on CPU.
+    kernels = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    return FlopCounterMode(display=False, custom_mapping=kernels)
 
 
 def _attention_flops(
