@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from edgevlm import BuildError, EdgeVlmProcessor, Engine, build, build_from_llava, prefill_macs
-from edgevlm.model.connectors import averaging_matrix
+from edgevlm.model.grids import averaging_matrix
 
 PROMPT = "what is the shape"
 
@@ -60,7 +60,7 @@ def test_without_compressor_and_fusion_it_is_the_llava(tiny):
 
 def test_fusion_decoder_is_a_copy_not_an_alias(llava):
     edge, _ = build_from_llava(*llava, num_compressed_tokens=4)
-    copied, source = edge.model.fusion.decoder.layer, edge.model.language_model.layers[0]
+    copied, source = edge.model.fusion.decoder[0].layer, edge.model.language_model.layers[0]
     for (name, mine), other in zip(copied.named_parameters(), source.parameters(), strict=True):
         assert torch.equal(mine, other), name
         assert mine.data_ptr() != other.data_ptr()
@@ -75,7 +75,7 @@ def test_seed_decides_the_connectors_and_leaves_the_global_generator(llava):
     before = torch.get_rng_state()
     first, second, other = (build_from_llava(*llava, num_compressed_tokens=4, seed=seed)[0] for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
-    weights = [model.model.fusion.cross.q_proj.weight for model in (first, second, other)]
+    weights = [model.model.fusion.cross[0].q_proj.weight for model in (first, second, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 

@@ -146,7 +146,7 @@ def test_fusion_sees_the_uncompressed_image(tiny):
 def test_fusion_decoder_equals_the_whole_layer_over_image_and_text(tiny):
     """Slow reference: the layer over concat[V; T] with all queries, text positions sliced out."""
     model = tiny.edge("decoder").model
-    decoder = model.fusion.decoder
+    decoder = model.fusion.decoder[0]
     visual, text = torch.randn(2, 16, 32), torch.randn(2, 5, 32)
     allowed = torch.ones(21, 21, dtype=torch.bool).tril()
     allowed[:, :16] = True
@@ -265,10 +265,10 @@ def test_printed_initialisation_is_standard_normal(tiny):
     for weight in (
         model.multi_modal_projector.linear_1.weight,
         model.compressor.linear_1.weight,
-        model.fusion.cross.q_proj.weight,
+        model.fusion.cross[0].q_proj.weight,
     ):
         assert weight.std().item() == pytest.approx(1, abs=0.2)
-    assert model.fusion.decoder.layer.mlp.up_proj.weight.std() < 0.3
+    assert model.fusion.decoder[0].layer.mlp.up_proj.weight.std() < 0.3
 
 
 @pytest.mark.parametrize(

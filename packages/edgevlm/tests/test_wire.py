@@ -38,14 +38,24 @@ def test_bad_request(fields):
 
 
 def test_spec_round_trip(tiny):
-    spec = EdgeModelSpec.of(tiny.edge("cross").config)
+    config = tiny.edge("combined", compressor="conv", fusion_order="parallel", num_fusion_layers=2).config
+    spec = EdgeModelSpec.of(config)
     assert spec == EdgeModelSpec(
-        vision_encoder="clip", compressor="mlp", fusion="cross", num_visual_tokens=16, num_compressed_tokens=4
-    )
+        vision_encoder="clip", compressor="conv", fusion="combined", num_visual_tokens=16, num_compressed_tokens=4,
+        fusion_order="parallel", num_fusion_layers=2,
+    )  # fmt: skip
     assert spec_from_proto(spec_to_proto(spec)) == spec
 
 
-@pytest.mark.parametrize("changes", [{"fusion": "x"}, {"vision_encoder": ""}, {"num_compressed_tokens": 99}])
+def test_spec_written_before_order_and_layers_existed(tiny):
+    message = spec_to_proto(EdgeModelSpec.of(tiny.edge().config))
+    message.ClearField("fusion_order")
+    message.ClearField("num_fusion_layers")
+    assert spec_from_proto(message) == EdgeModelSpec.of(tiny.edge().config)
+
+
+@pytest.mark.parametrize("changes", [{"fusion": "x"}, {"vision_encoder": ""}, {"num_compressed_tokens": 99},
+                                     {"compressor": ""}, {"fusion_order": "x"}])  # fmt: skip
 def test_bad_spec(tiny, changes):
     message = spec_to_proto(EdgeModelSpec.of(tiny.edge().config))
     for name, value in changes.items():

@@ -21,6 +21,8 @@ def spec_to_proto(spec: EdgeModelSpec) -> edgevlm_pb2.EdgeModel:
         fusion=spec.fusion,
         num_visual_tokens=spec.num_visual_tokens,
         num_compressed_tokens=spec.num_compressed_tokens,
+        fusion_order=spec.fusion_order,
+        num_fusion_layers=spec.num_fusion_layers,
     )
 
 
@@ -36,6 +38,9 @@ def spec_from_proto(message: edgevlm_pb2.EdgeModel) -> EdgeModelSpec:
         fusion=message.fusion,
         num_visual_tokens=message.num_visual_tokens,
         num_compressed_tokens=message.num_compressed_tokens,
+        # What was written before these fields existed.
+        fusion_order=message.fusion_order or "serial",
+        num_fusion_layers=message.num_fusion_layers or 1,
     )
 
 

@@ -26,8 +26,9 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 
 from edgevlm.errors import ModelInputError
+from edgevlm.model.compressors import compressor_of
 from edgevlm.model.configuration import EdgeVlmConfig
-from edgevlm.model.connectors import Projector, TokenCompressor, group_places
+from edgevlm.model.connectors import Projector
 from edgevlm.model.fusion import Fusion
 from edgevlm.model.fusion_cache import FusionState
 from edgevlm.model.image_output import ImageOutput, image_output_of
@@ -44,22 +45,18 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         super().__init__(config)
         vision: Any = config.vision_config
         text: Any = config.text_config
-        num_visual = int(config.num_visual_tokens or 0)
         self.vision_tower = AutoModel.from_config(vision)
         self.multi_modal_projector = Projector(
             vision.hidden_size, text.hidden_size, hidden_act=config.projector_hidden_act, bias=config.projector_bias
         )
-        self.compressor = (
-            TokenCompressor(num_visual, config.num_compressed_tokens, hidden_act=config.compressor_hidden_act)
-            if config.compressor == "mlp"
-            else None
-        )
+        self.compressor = compressor_of(config)
         self.language_model = AutoModel.from_config(text)
         self.fusion = None
         if config.fusion != "none":
-            layer = self.language_model.layers[0]
-            own_layer = type(layer)(text, layer_idx=0) if config.fusion in ("decoder", "combined") else None
-            self.fusion = Fusion(config.fusion, text, own_layer)
+            number = config.num_fusion_layers if config.fusion in ("decoder", "combined") else 0
+            layers: Any = self.language_model.layers
+            own_layers = [type(layer)(text, layer_idx=index) for index, layer in enumerate(layers[:number])]
+            self.fusion = Fusion(config, own_layers)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -73,9 +70,10 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
 
     @torch.no_grad()
     def copy_fusion_decoder(self) -> None:
-        """Starts the fusion's decoder as a copy of the language model's layer 0 (Section 4.1)."""
-        if self.fusion is not None and self.fusion.decoder is not None:
-            self.fusion.decoder.layer.load_state_dict(self.language_model.layers[0].state_dict())
+        """Starts the fusion's decoder layers as copies of the language model's first ones (Section 4.1)."""
+        blocks: Any = [] if self.fusion is None else self.fusion.decoder
+        for block, layer in zip(blocks, self.language_model.layers, strict=False):
+            block.layer.load_state_dict(layer.state_dict())
 
     def patch_features(
         self, pixel_values: Tensor, pixel_attention_mask: Tensor | None = None, spatial_shapes: Tensor | None = None
@@ -93,6 +91,7 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         valid: Tensor,
         tokens: Sequence[Tensor] | None = None,
         places: Sequence[Tensor] | None = None,
+        spatial_shapes: Tensor | None = None,
     ) -> ImageOutput:
         """Images for `mm_encoder_outputs`.
 
@@ -103,14 +102,15 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
                 projected already.
             places: Which of the N each of those tokens stands for, int64 [M_i] of each image; needed with
                 `position_mode="uncompressed"`.
+            spatial_shapes: NaFlex only, [I, 2]; for the compressor.
         """
         visual = None
         if self.fusion is not None or tokens is None:
             visual = self.multi_modal_projector(features) * valid[..., None]
         if tokens is None:
-            seen: Any = visual if self.compressor is None else self.compressor(visual)
-            if self._moves_positions:
-                places = [group_places(features.shape[1], seen.shape[1])] * seen.shape[0]
+            seen: Any = visual if self.compressor is None else self.compressor(visual, spatial_shapes)
+            if self._moves_positions and self.compressor is not None:
+                places = self.compressor.places(spatial_shapes, features.shape[0])
         else:
             seen = list(tokens)
         return ImageOutput(last_hidden_state=visual, pooler_output=seen, valid=valid, places=places)
@@ -127,7 +127,8 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         Raises:
             ModelInputError: As `edgevlm.model.vision.patch_features`.
         """
-        return self.image_output(*self.patch_features(pixel_values, pixel_attention_mask, spatial_shapes))
+        features, valid = self.patch_features(pixel_values, pixel_attention_mask, spatial_shapes)
+        return self.image_output(features, valid, spatial_shapes=spatial_shapes)
 
     def forward(
         self,

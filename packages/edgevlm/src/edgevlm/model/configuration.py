@@ -1,11 +1,12 @@
 """Configuration of the edge model (AuroraEdge-V-2B, Section 3)."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from edgevlm.errors import ModelInputError
+from edgevlm.model.grids import most_square
 
 SIGLIP2_SO400M = {
     "hidden_size": 1152,
@@ -28,6 +29,13 @@ QWEN2_1_5B = {
 }
 VISION_TYPES = {"siglip2_vision_model": "siglip2", "siglip_vision_model": "siglip", "clip_vision_model": "clip"}
 TEXT_TYPES = ("qwen2", "llama")
+CHOICES = {
+    "compressor": ("mlp", "conv", "maxpool", "none"),
+    "fusion": ("none", "cross", "decoder", "combined"),
+    "fusion_order": ("serial", "parallel"),
+    "init": ("scaled", "normal"),
+    "position_mode": ("contiguous", "uncompressed"),
+}
 
 
 class EdgeVlmConfig(PreTrainedConfig):
@@ -40,9 +48,13 @@ class EdgeVlmConfig(PreTrainedConfig):
         num_visual_tokens: Visual tokens of an image before the compressor, padding included;
             derived from `vision_config` when None.
         num_compressed_tokens: Visual tokens of an image that the language model sees.
-        compressor: "mlp", or "none" (then both numbers are equal).
+        compressor: "mlp", "conv", "maxpool", or "none" (then both numbers are equal). For conv and maxpool the
+            compressed tokens are the cells of the most nearly square grid of their number.
         compressor_hidden_act: Nonlinearity of the token-axis MLP.
-        fusion: "none", "cross", "decoder" or "combined" (cross, then decoder).
+        fusion: "none", "cross", "decoder" or "combined".
+        fusion_order: How "combined" joins its branches: "serial" (cross, then decoder), or "parallel"
+            (text plus what each of them adds to it).
+        num_fusion_layers: Blocks of each branch, one after another.
         vision_feature_layer: Index into the encoder's hidden states; None takes the encoder's output.
         projector_hidden_act: Nonlinearity of the 2-layer projector.
         projector_bias: Whether the projector's layers have a bias.
@@ -67,14 +79,16 @@ class EdgeVlmConfig(PreTrainedConfig):
     image_token_id: int = 151655
     num_visual_tokens: int | None = None
     num_compressed_tokens: int = 64
-    compressor: Literal["mlp", "none"] = "mlp"
+    compressor: str = "mlp"
     compressor_hidden_act: str = "gelu"
-    fusion: Literal["none", "cross", "decoder", "combined"] = "combined"
+    fusion: str = "combined"
+    fusion_order: str = "serial"
+    num_fusion_layers: int = 1
     vision_feature_layer: int | None = None
     projector_hidden_act: str = "gelu"
     projector_bias: bool = True
-    init: Literal["scaled", "normal"] = "scaled"
-    position_mode: Literal["contiguous", "uncompressed"] = "contiguous"
+    init: str = "scaled"
+    position_mode: str = "contiguous"
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -88,14 +102,29 @@ class EdgeVlmConfig(PreTrainedConfig):
             raise ModelInputError(f"text_config: expected one of {TEXT_TYPES}, got {text.model_type!r}")
         if self.num_visual_tokens is None:
             self.num_visual_tokens = num_patches(vision)
-        if not 1 <= self.num_compressed_tokens <= self.num_visual_tokens:
+        self._check_choices()
+        self._check_numbers(self.num_visual_tokens, int(text.num_hidden_layers))
+
+    def _check_choices(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ModelInputError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
+
+    def _check_numbers(self, num_visual: int, num_text_layers: int) -> None:
+        wanted, got = f"1 to {num_visual}", self.num_compressed_tokens
+        fits = 1 <= got <= num_visual
+        if fits and self.compressor == "none":
+            wanted, fits = f"{num_visual} without a compressor", got == num_visual
+        if fits and self.compressor in ("conv", "maxpool"):
+            grid, cells = most_square(num_visual), most_square(got)
+            wanted = f"a number whose most nearly square grid fits into {grid[0]} x {grid[1]} for {self.compressor}"
+            fits = cells[0] <= grid[0] and cells[1] <= grid[1]
+        if not fits:
+            raise ModelInputError(f"num_compressed_tokens: expected {wanted}, got {got}")
+        if not 1 <= self.num_fusion_layers <= num_text_layers:
             raise ModelInputError(
-                f"num_compressed_tokens: expected 1 to {self.num_visual_tokens}, got {self.num_compressed_tokens}"
-            )
-        if self.compressor == "none" and self.num_compressed_tokens != self.num_visual_tokens:
-            raise ModelInputError(
-                f"num_compressed_tokens: expected {self.num_visual_tokens} without a compressor, "
-                f"got {self.num_compressed_tokens}"
+                f"num_fusion_layers: expected 1 to {num_text_layers}, the language model's layers, "
+                f"got {self.num_fusion_layers}"
             )
 
     @property

@@ -6,6 +6,7 @@ than word embeddings and would drown them.
 Shapes: B rows, S text tokens, V visual tokens of a row, D features, H heads, h features of a head.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -52,10 +53,10 @@ class CrossFusion(nn.Module):
 
 
 class DecoderFusion(nn.Module):
-    """One decoder layer over visual and text tokens, read at the text positions only, behind a gate.
+    """One decoder layer over visual and text tokens; text passes it behind a gate.
 
-    What the layer would give at visual positions is never used, so queries are computed for text
-    only; with one layer that changes nothing.
+    What the last layer would give at visual positions is never used, so its queries are computed for
+    text only. Visual tokens see each other and no text, so theirs are computed once.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -72,45 +73,54 @@ class DecoderFusion(nn.Module):
         values = attention.v_proj(normed).view(shape).transpose(1, 2)
         return _rotated(keys, rotary), values
 
-    def forward(self, text_bsd: Tensor, keys: Tensor, values: Tensor, rotary: Rotary, allowed: Tensor | None) -> Tensor:
-        """Text tokens after the layer; keys and values cover visual and text tokens, `allowed` [B, 1, S, L]."""
+    def whole(self, tokens_bld: Tensor, keys: Tensor, values: Tensor, rotary: Rotary, allowed: Tensor | None) -> Tensor:
+        """Tokens after the layer, no gate; `allowed` is bool, broadcast to [B, 1, queries, keys], None for all."""
         layer, attention = self.layer, self.layer.self_attn
-        normed = layer.input_layernorm(text_bsd)
+        normed = layer.input_layernorm(tokens_bld)
         query = attention.q_proj(normed).view(*normed.shape[:2], -1, attention.head_dim).transpose(1, 2)
         attended = F.scaled_dot_product_attention(
             _rotated(query, rotary), keys, values, attn_mask=allowed, scale=attention.scaling, enable_gqa=True
         )
-        hidden = text_bsd + attention.o_proj(_merged(attended))
-        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-        fused: Tensor = text_bsd + self.gate.tanh() * (hidden - text_bsd)
+        hidden = tokens_bld + attention.o_proj(_merged(attended))
+        passed: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return passed
+
+    def forward(self, text_bsd: Tensor, keys: Tensor, values: Tensor, rotary: Rotary, allowed: Tensor | None) -> Tensor:
+        """Text tokens after the gated layer; keys and values cover visual and text tokens, `allowed` [B, 1, S, L]."""
+        fused: Tensor = text_bsd + self.gate.tanh() * (self.whole(text_bsd, keys, values, rotary, allowed) - text_bsd)
         return fused
 
 
 class Fusion(nn.Module):
-    """Cross, decoder, or both in this order. A row without an image passes unchanged.
+    """Cross attention, decoder layers, or both. A row without an image passes unchanged.
 
     Args:
-        kind: "cross", "decoder" or "combined".
-        text_config: Of the language model.
-        layer: A decoder layer of its own for the decoder branch.
+        config: Of the edge model.
+        layers: Decoder layers of its own for the decoder branch, or none.
     """
 
-    def __init__(self, kind: str, text_config: Any, layer: nn.Module | None) -> None:
+    def __init__(self, config: Any, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        num_features, num_heads = text_config.hidden_size, text_config.num_attention_heads
-        uses_cross = kind in ("cross", "combined")
-        self.cross = CrossFusion(num_features, num_heads, text_config.rms_norm_eps) if uses_cross else None
-        self.decoder = None if layer is None else DecoderFusion(layer)
+        text, number = config.text_config, config.num_fusion_layers
+        features = (text.hidden_size, text.num_attention_heads, text.rms_norm_eps)
+        uses_cross = config.fusion in ("cross", "combined")
+        self.is_parallel = config.fusion_order == "parallel"
+        self.cross: Any = nn.ModuleList([CrossFusion(*features) for _ in range(number * uses_cross)])
+        self.decoder: Any = nn.ModuleList([DecoderFusion(layer) for layer in layers])
 
     def remember(self, state: FusionState, visual_bvd: Tensor, valid_bv: Tensor, rotary_v: Rotary) -> None:
-        """Puts an image's keys and values into the state, once, before any text."""
+        """Puts the keys and values of a prompt's images into the state, once, before any text."""
         state.tensors["visual_valid"] = valid_bv
-        if self.cross is not None:
-            keys, values = self.cross.visual_keys_values(visual_bvd)
-            state.tensors |= {"cross_keys": keys, "cross_values": values}
-        if self.decoder is not None:
-            keys, values = self.decoder.keys_values(visual_bvd, rotary_v)
-            state.tensors |= {"decoder_keys": keys, "decoder_values": values}
+        for index, block in enumerate(self.cross):
+            state.tensors[f"cross_keys.{index}"], state.tensors[f"cross_values.{index}"] = block.visual_keys_values(
+                visual_bvd
+            )
+        allowed = _nonempty(valid_bv)
+        for index, block in enumerate(self.decoder):
+            keys, values = block.keys_values(visual_bvd, rotary_v)
+            state.tensors[f"decoder_keys.{index}"], state.tensors[f"decoder_values.{index}"] = keys, values
+            if index + 1 < len(self.decoder):
+                visual_bvd = block.whole(visual_bvd, keys, values, rotary_v, allowed)
 
     def forward(self, text_bsd: Tensor, rotary_s: Rotary, state: FusionState, text_allowed: Tensor | None) -> Tensor:
         """Fuses new text tokens and remembers what later ones need.
@@ -122,22 +132,45 @@ class Fusion(nn.Module):
             text_allowed: bool [B, S, earlier + S], which text tokens each new one sees; None: all,
                 for one new token where nothing is padded.
         """
-        fused, kept = text_bsd, state.tensors
-        has_image_b = kept["visual_valid"].any(1)
-        visual_allowed = None
-        if text_allowed is not None:
-            # A row without an image must not have an empty softmax; its result is dropped below.
-            visual_allowed = (kept["visual_valid"] | ~has_image_b[:, None])[:, None, None]
-        if self.cross is not None:
-            fused = self.cross(fused, kept["cross_keys"], kept["cross_values"], visual_allowed)
-        if self.decoder is not None:
-            keys, values = self.decoder.keys_values(fused, rotary_s)
-            keys, values = state.append("decoder_keys", keys, dim=2), state.append("decoder_values", values, dim=2)
-            allowed = None
-            if visual_allowed is not None and text_allowed is not None:
-                allowed = _joined(visual_allowed, text_allowed)
-            fused = self.decoder(fused, keys, values, rotary_s, allowed)
-        return fused if state.dense else torch.where(has_image_b[:, None, None], fused, text_bsd)
+        valid_bv = state.tensors["visual_valid"]
+        visual_allowed = None if text_allowed is None else _nonempty(valid_bv)
+        crossed = self._crossed(text_bsd, state, visual_allowed)
+        entering = text_bsd if self.is_parallel else crossed
+        decoded = self._decoded(entering, rotary_s, state, visual_allowed, text_allowed)
+        fused = crossed + decoded - text_bsd if self.is_parallel else decoded
+        return fused if state.dense else torch.where(valid_bv.any(1)[:, None, None], fused, text_bsd)
+
+    def _crossed(self, text_bsd: Tensor, state: FusionState, visual_allowed: Tensor | None) -> Tensor:
+        for index, block in enumerate(self.cross):
+            keys, values = state.tensors[f"cross_keys.{index}"], state.tensors[f"cross_values.{index}"]
+            text_bsd = block(text_bsd, keys, values, visual_allowed)
+        return text_bsd
+
+    def _decoded(
+        self,
+        text_bsd: Tensor,
+        rotary_s: Rotary,
+        state: FusionState,
+        visual_allowed: Tensor | None,
+        text_allowed: Tensor | None,
+    ) -> Tensor:
+        allowed = None
+        if self.decoder and visual_allowed is not None and text_allowed is not None:
+            allowed = _joined(visual_allowed, text_allowed)
+        for index, block in enumerate(self.decoder):
+            keys, values = block.keys_values(text_bsd, rotary_s)
+            keys = state.append(f"decoder_keys.{index}", keys, dim=2)
+            values = state.append(f"decoder_values.{index}", values, dim=2)
+            text_bsd = block(text_bsd, keys, values, rotary_s, allowed)
+        return text_bsd
+
+
+def _nonempty(valid_bv: Tensor) -> Tensor:
+    """Visual tokens to see, bool [B, 1, 1, V]; all where there are none: a softmax over nothing is not a number.
+
+    What comes of a row without an image is dropped at the end.
+    """
+    return (valid_bv | ~valid_bv.any(1, keepdim=True))[:, None, None]
 
 
 def _rotated(heads_bhlh: Tensor, rotary: Rotary) -> Tensor:

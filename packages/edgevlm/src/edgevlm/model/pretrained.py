@@ -7,8 +7,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
+from edgevlm.model.compressors import ConvCompressor, MlpCompressor
 from edgevlm.model.configuration import EdgeVlmConfig
-from edgevlm.model.connectors import Projector, TokenCompressor
+from edgevlm.model.connectors import Projector
 from edgevlm.model.fusion import CrossFusion, DecoderFusion
 
 
@@ -36,16 +37,22 @@ class EdgeVlmPreTrainedModel(PreTrainedModel):
             for name, parameter in module.named_parameters(recurse=False):
                 assert name.endswith("gate")
                 init.zeros_(parameter)
-        if isinstance(module, TokenCompressor) and self.config.init == "scaled":
-            for layer, weight in zip((module.linear_1, module.linear_2), module.average_weights(), strict=True):
-                init.copy_(layer.weight, weight)
-                init.zeros_(layer.bias)
-        elif isinstance(module, Projector | TokenCompressor | CrossFusion):
-            for linear in module.children():
-                if isinstance(linear, nn.Linear):
-                    scaled = 1 / math.sqrt(linear.in_features)
-                    init.normal_(linear.weight, std=1.0 if self.config.init == "normal" else scaled)
-                    if linear.bias is not None:
-                        init.zeros_(linear.bias)
+        scaled = self.config.init == "scaled"
+        if isinstance(module, MlpCompressor) and scaled:
+            for linear, weight in zip((module.linear_1, module.linear_2), module.average_weights(), strict=True):
+                init.copy_(linear.weight, weight)
+                init.zeros_(linear.bias)
+        elif isinstance(module, ConvCompressor) and scaled:
+            init.constant_(module.pool.weight, 1 / math.prod(module.pool.kernel_size))
+            init.dirac_(module.mix.weight)
+            for convolution in (module.pool, module.mix):
+                assert convolution.bias is not None
+                init.zeros_(convolution.bias)
+        elif isinstance(module, Projector | MlpCompressor | ConvCompressor | CrossFusion):
+            for layer in module.children():
+                if isinstance(layer, nn.Linear | nn.Conv2d):
+                    init.normal_(layer.weight, std=1 / math.sqrt(layer.weight[0].numel()) if scaled else 1.0)
+                    if layer.bias is not None:
+                        init.zeros_(layer.bias)
         else:
             super()._init_weights(module)

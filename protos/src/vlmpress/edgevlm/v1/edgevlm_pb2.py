@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!vlmpress/edgevlm/v1/edgevlm.proto\x12\x13vlmpress.edgevlm.v1\"\x81\x01\n\tEdgeModel\x12\x16\n\x0evision_encoder\x18\x01 \x01(\t\x12\x12\n\ncompressor\x18\x02 \x01(\t\x12\x0e\n\x06\x66usion\x18\x03 \x01(\t\x12\x19\n\x11num_visual_tokens\x18\x04 \x01(\r\x12\x1d\n\x15num_compressed_tokens\x18\x05 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!vlmpress/edgevlm/v1/edgevlm.proto\x12\x13vlmpress.edgevlm.v1\"\xb2\x01\n\tEdgeModel\x12\x16\n\x0evision_encoder\x18\x01 \x01(\t\x12\x12\n\ncompressor\x18\x02 \x01(\t\x12\x0e\n\x06\x66usion\x18\x03 \x01(\t\x12\x19\n\x11num_visual_tokens\x18\x04 \x01(\r\x12\x1d\n\x15num_compressed_tokens\x18\x05 \x01(\r\x12\x14\n\x0c\x66usion_order\x18\x06 \x01(\t\x12\x19\n\x11num_fusion_layers\x18\x07 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.edgevlm.v1.edgevlm
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EDGEMODEL']._serialized_start=59
-  _globals['_EDGEMODEL']._serialized_end=188
+  _globals['_EDGEMODEL']._serialized_end=237
 # @@protoc_insertion_point(module_scope)
