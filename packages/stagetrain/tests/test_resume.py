@@ -107,6 +107,16 @@ def test_a_run_killed_ten_times_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert len(losses[0]) == NUM_STEPS + 1
 
 
+def test_a_run_killed_at_the_borders_of_stages_that_begin_anew_ends_with_the_same_bits(tmp_path: Path) -> None:
+    # Borders are 6 and 12, checkpoints every 2 steps: runs go on from a border and from the steps beside it.
+    train_in_processes(f"{tmp_path / 'whole'}:0::restarts", f"{tmp_path / 'killed'}:2:7,11,13:restarts")
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    losses = [json.loads((tmp_path / name / "losses.json").read_text()) for name in ("whole", "killed")]
+    assert [each[0] for each in losses] == [None, 12]
+    assert losses[0][1:] == losses[1][1:]
+
+
 @pytest.mark.parametrize("stop_after", [5, 11])
 def test_an_interrupted_run_ends_with_the_same_weights(run: Run, tmp_path: Path, stop_after: int) -> None:
     whole, expected = run(arguments(tmp_path / "whole", save_strategy="no"))

@@ -80,11 +80,14 @@ def change(old: str, new: str) -> str:
         (change("fraction: 0.25", "fraction: 0.5"), r"run.yaml:12: schedule.stages: .* sum to 1, got 1.25"),
         (
             change("fraction: 0.25", "fraction: much"),
-            r"run.yaml:13: .*stages.0.fraction: expected a number, got 'much'",
+            r"run.yaml:13: .*stages.0.fraction: expected a number or null, got 'much'",
         ),
         (change("compressor: random", "compressor: zip"), r"run.yaml:14: .*compressor: expected one of .*, got 'zip'"),
         (change("      layer: 2\n", ""), r"run.yaml:13: schedule.stages.0: expected layer and stride together"),
-        (change("stride: 8", "width: 8"), r"run.yaml:16: .*width: expected one of fraction, compressor, layer, stride"),
+        (
+            change("stride: 8", "width: 8"),
+            r"run.yaml:16: .*width: expected one of fraction, epochs, compressor, layer, st",
+        ),
         (change("max_steps: 40", "max_steps: forty"), r"run.yaml:21: training.max_steps: expected a whole number"),
         (change("max_steps: 40", "steps: 40"), r"run.yaml:21: training.steps: expected one of .*max_steps"),
         (change("bf16: true", "output_dir: x"), r"run.yaml:23: training.output_dir: expected one of"),
@@ -135,6 +138,57 @@ def test_a_scheme_takes_another_split(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=message):
             read(tmp_path, WHOLE, f"schedule={{{split}}}")
+
+
+EPOCHS = """\
+model: m
+out: o
+data: {records: d.jsonl}
+schedule:
+  restarts: true
+  stages:
+    - {epochs: 3}
+    - {epochs: 0.5, batch_size_scale: 0.25}
+training: {per_device_train_batch_size: 8, gradient_accumulation_steps: 2, use_cpu: true}
+"""
+
+
+def test_epochs_are_steps(tmp_path: Path) -> None:
+    config = read(tmp_path, EPOCHS)
+    steps = config.stage_steps(config.training_arguments(), 100)
+    # 300 samples in batches of 16, and 50 in batches of 4; the last of each is filled up.
+    assert steps == (19, 13)
+    schedule = config.schedule_for(4, None, steps)
+    assert schedule.restarts
+    assert schedule.borders(32) == (0, 19, 32)
+    assert [stage.fraction for stage in config.schedule_for(4, None).stages] == [0.6, 0.4]
+    assert config.stage_steps(config.training_arguments(), 1) == (1, 1)
+    assert read(tmp_path, WHOLE, "training.bf16=false").stage_steps(config.training_arguments(), 9) is None
+    named = read(tmp_path, EPOCHS, "schedule={scheme: two_stage, restarts: true}")
+    assert named.schedule_for(4, 16).restarts
+    assert read(tmp_path, EPOCHS, "schedule=auroraedge").schedule_for(4, 16).restarts
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("schedule.stages.1.fraction=0.5", r"run.yaml:8: schedule.stages.1: expected a fraction in every stage, or ep"),
+        ("schedule.stages.0={fraction: 0.5}", r"run.yaml:8: schedule.stages.1: expected a fraction in every stage"),
+        ("schedule.stages.0={trainable: [vision]}", r"schedule.stages.0: expected a fraction in every stage, or epoch"),
+        ("schedule.stages.0.epochs=0", r"schedule.stages.0.epochs: expected a positive number, got 0"),
+        ("schedule.stages.1.batch_size_scale=-1", r"schedule.stages.1: .*batch_size_scale: expected a positive number"),
+        ("training.num_train_epochs=3", r"training.num_train_epochs: expected it or epochs of stages, got both"),
+    ],
+)
+def test_impossible_epochs_are_refused(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, EPOCHS, override)
+
+
+def test_a_batch_is_of_whole_samples(tmp_path: Path) -> None:
+    config = read(tmp_path, EPOCHS, "schedule.stages.1.batch_size_scale=0.3")
+    with pytest.raises(ConfigError, match=r"stages.1.batch_size_scale: .* batches of 8 a whole number of samples, got"):
+        config.stage_steps(config.training_arguments(), 100)
 
 
 def test_what_needs_the_model_names_the_line_too(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def test_auroraedge_frees_one_part_after_the_other() -> None:
     # Epochs 3, 3, 2 in batches of 32, 32, 16.
     assert [stage.fraction for stage in stages] == pytest.approx([0.3, 0.3, 0.4])
     assert [1e-3 * stage.learning_rate_scale for stage in stages] == pytest.approx([1e-3, 2e-5, 1e-6])
+    assert [stage.batch_size(32) for stage in stages] == [32, 32, 16]
+    assert named_schedule("auroraedge", 28).restarts
     assert auroraedge_schedule((2, 1, 1)).stages[0].fraction == pytest.approx(6 / 13)
 
 
@@ -77,6 +79,21 @@ def test_thirds_divide_evenly() -> None:
     schedule = named_schedule("three_stage_wider", 32)
     assert [schedule.stage_index(step, 9) for step in range(9)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert schedule.stage_index(9, 9) == 2
+
+
+def test_borders_are_the_first_steps_of_stages() -> None:
+    schedule = Schedule("short", (Stage(fraction=0.7), Stage(fraction=0.1), Stage(fraction=0.2)))
+    for num_steps in (1, 2, 3, 10, 97):
+        borders = schedule.borders(num_steps)
+        assert (borders[0], borders[-1]) == (0, num_steps)
+        owners = [schedule.stage_index(step, num_steps) for step in range(num_steps)]
+        assert owners == [index for index in range(3) for _ in range(borders[index], borders[index + 1])]
+
+
+def test_a_batch_is_of_whole_samples() -> None:
+    assert Stage(fraction=1.0, batch_size_scale=1 / 3).batch_size(6) == 2
+    with pytest.raises(ScheduleError, match="batches of 1 a whole number of samples, got 0"):
+        Stage(fraction=1.0, batch_size_scale=0.5).batch_size(1)
 
 
 def test_a_scheme_for_connectors_trains_them_first() -> None:
@@ -93,6 +110,7 @@ def test_a_scheme_for_connectors_trains_them_first() -> None:
         {"fraction": float("nan")},
         {"fraction": 1.0, "learning_rate_scale": 0.0},
         {"fraction": 1.0, "learning_rate_scale": float("inf")},
+        {"fraction": 1.0, "batch_size_scale": 0.0},
     ],
 )
 def test_impossible_stages_are_refused(fields: dict[str, float]) -> None:

@@ -25,16 +25,27 @@ SETTINGS = st.builds(
 )
 
 
-@given(st.none() | SETTINGS, st.floats(0.01, 1), st.lists(st.text()), st.floats(1e-6, 1e6))
+SCALES = st.floats(1e-6, 1e6)
+
+
+@given(st.none() | SETTINGS, st.floats(0.01, 1), st.lists(st.text()), SCALES, SCALES)
 def test_stages_make_the_round_trip(
-    setting: CompressionSetting | None, fraction: float, trainable: list[str], scale: float
+    setting: CompressionSetting | None, fraction: float, trainable: list[str], rate: float, batch: float
 ) -> None:
-    stage = Stage(fraction=fraction, compression=setting, trainable=tuple(trainable), learning_rate_scale=scale)
+    stage = Stage(
+        fraction=fraction,
+        compression=setting,
+        trainable=tuple(trainable),
+        learning_rate_scale=rate,
+        batch_size_scale=batch,
+    )
     message = pb.Stage.FromString(wire.stage_to_proto(stage).SerializeToString())
     assert wire.stage_from_proto(message) == stage
 
 
-@pytest.mark.parametrize("schedule", [edge_schedule(["a.", "b."]), *(named_schedule(name, 32) for name in TABLE_1)])
+@pytest.mark.parametrize(
+    "schedule", [edge_schedule(["a.", "b."]), *(named_schedule(name, 32) for name in (*TABLE_1, "auroraedge"))]
+)
 def test_schedules_make_the_round_trip(schedule: Schedule) -> None:
     assert wire.schedule_from_proto(wire.schedule_to_proto(schedule)) == schedule
 
@@ -49,7 +60,8 @@ def test_costs_make_the_round_trip() -> None:
 
 
 def test_an_unset_scale_is_one() -> None:
-    assert wire.stage_from_proto(pb.Stage(fraction=1)).learning_rate_scale == 1
+    stage = wire.stage_from_proto(pb.Stage(fraction=1))
+    assert (stage.learning_rate_scale, stage.batch_size_scale) == (1, 1)
 
 
 @pytest.mark.parametrize(

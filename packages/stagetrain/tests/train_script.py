@@ -1,4 +1,4 @@
-"""Trains a tiny model in processes of its own: train_script.py FOLDER:WORKERS:STEP,STEP... ...
+"""Trains a tiny model in processes of its own: train_script.py FOLDER:WORKERS:STEP,STEP...[:restarts] ...
 
 For every STEP a process is killed when it has done that step; then a last one goes on to the end. They are forks of
 this one, which has everything imported.
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from transformers import TrainingArguments
@@ -38,9 +39,18 @@ SCHEDULE = Schedule(
         Stage(fraction=0.25),
     ),
 )
+RESTARTS = Schedule(
+    "restarts",
+    (
+        Stage(fraction=0.25, trainable=("connectors",)),
+        Stage(fraction=0.25, trainable=("connectors", "language"), learning_rate_scale=0.5),
+        Stage(fraction=0.5, learning_rate_scale=0.2, batch_size_scale=0.5),
+    ),
+    restarts=True,
+)
 
 
-def run(folder: Path, num_workers: int, kill_at: int | None) -> None:
+def run(folder: Path, num_workers: int, kill_at: int | None, schedule: Schedule) -> None:
     def on_progress(done: int, total: int, note: str) -> None:
         if done == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -65,18 +75,18 @@ def run(folder: Path, num_workers: int, kill_at: int | None) -> None:
     )
     collator = ConversationCollator(tiny.make_processor(16), 4, seed=5)
     groups = ImageGroups(tiny.make_records(folder, 5))
-    result = train(model, groups, collator, SCHEDULE, args, on_progress=on_progress)
+    result = train(model, groups, collator, schedule, args, on_progress=on_progress)
     save_file({name: value.data for name, value in model.named_parameters()}, folder / "weights.safetensors")
     (folder / "losses.json").write_text(json.dumps([result.resumed_from_step, *result.losses]), encoding="utf-8")
 
 
-def forked(folder: Path, num_workers: int, kill_at: int | None) -> int:
+def forked(*settings: Any) -> int:
     """Exit code of a process that trains; negative: the signal that ended it."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            run(folder, num_workers, kill_at)
+            run(*settings)
             code = 0
         finally:
             sys.stdout.flush()
@@ -86,10 +96,11 @@ def forked(folder: Path, num_workers: int, kill_at: int | None) -> int:
 
 def main() -> None:
     for argument in sys.argv[1:]:
-        name, num_workers, steps = argument.split(":")
+        name, num_workers, steps, *changed = argument.split(":")
         folder, kills = Path(name), [int(step) for step in steps.split(",") if step]
         folder.mkdir(exist_ok=True)
-        codes = [forked(folder, int(num_workers), step) for step in [*kills, None]]
+        schedule = RESTARTS if changed else SCHEDULE
+        codes = [forked(folder, int(num_workers), step, schedule) for step in [*kills, None]]
         expected = [-signal.SIGKILL] * len(kills) + [0]
         if codes != expected:
             sys.exit(f"{argument}: expected exit codes {expected}, got {codes}")

@@ -158,11 +158,12 @@ def _written(schedule: stagetrain_pb2.StageSchedule) -> dict[str, Any]:
             "fraction": stage.fraction,
             "trainable": list(stage.trainable),
             "learning_rate_scale": stage.learning_rate_scale,
+            "batch_size_scale": stage.batch_size_scale,
         }
         if (setting := stage.compression) is not None:
             fields |= {"compressor": setting.compressor, "layer": setting.layer, "stride": setting.stride}
         stages.append(fields)
-    return {"name": checked.name or "custom", "stages": stages}
+    return {"name": checked.name or "custom", "restarts": checked.restarts, "stages": stages}
 
 
 def _on_cpu() -> bool:

@@ -69,7 +69,7 @@ def _told(run: "PreparedRun") -> str:
     lines = [f"{run.config.model}: {len(run.samples)} samples, {tokens}, checkpoints in {run.args.output_dir}"]
     lines.append(
         f"{'stage':>5}{'steps':>9}{'compressor':>12}{'layer':>7}{'stride':>8}{'tokens':>9}{'CR %':>9}"
-        f"{'trainable':>15}{'rate x':>10}"
+        f"{'trainable':>15}{'rate x':>10}{'samples':>9}"
     )
     for number, plan in enumerate(run.plan, 1):
         setting = plan.stage.compression
@@ -78,6 +78,6 @@ def _told(run: "PreparedRun") -> str:
         ratio = "-" if plan.cr_percent is None else f"{plan.cr_percent:.2f}"
         lines.append(
             f"{number:>5}{plan.num_steps:>9}{place[0]:>12}{place[1]:>7}{place[2]:>8}{tokens:>9}{ratio:>9}"
-            f"{plan.num_trainable:>15,}{plan.stage.learning_rate_scale:>10g}"
+            f"{plan.num_trainable:>15,}{plan.stage.learning_rate_scale:>10g}{plan.samples_per_step:>9}"
         )
     return "\n".join(lines)

@@ -18,6 +18,7 @@ def stage_to_proto(stage: Stage) -> pb.Stage:
         compressor="" if setting is None else setting.compressor,
         trainable=stage.trainable,
         learning_rate_scale=stage.learning_rate_scale,
+        batch_size_scale=stage.batch_size_scale,
     )
 
 
@@ -39,12 +40,14 @@ def stage_from_proto(message: pb.Stage) -> Stage:
         compression=setting,
         trainable=tuple(message.trainable),
         learning_rate_scale=message.learning_rate_scale or 1.0,
+        batch_size_scale=message.batch_size_scale or 1.0,
     )
 
 
 def schedule_to_proto(schedule: Schedule) -> pb.StageSchedule:
     """Message of a schedule."""
-    return pb.StageSchedule(name=schedule.name, stages=[stage_to_proto(stage) for stage in schedule.stages])
+    stages = [stage_to_proto(stage) for stage in schedule.stages]
+    return pb.StageSchedule(name=schedule.name, stages=stages, restarts=schedule.restarts)
 
 
 def schedule_from_proto(message: pb.StageSchedule) -> Schedule:
@@ -53,7 +56,7 @@ def schedule_from_proto(message: pb.StageSchedule) -> Schedule:
     Raises:
         ScheduleError: A stage is not possible, or the fractions do not sum to 1.
     """
-    return Schedule(message.name, tuple(stage_from_proto(stage) for stage in message.stages))
+    return Schedule(message.name, tuple(stage_from_proto(stage) for stage in message.stages), message.restarts)
 
 
 def cost_to_proto(cost: StageCost) -> pb.StageCost:

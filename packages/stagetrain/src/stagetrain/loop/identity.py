@@ -48,6 +48,7 @@ def run_identity(
         "training.num_steps": length.num_steps,
         "learning_rates": None if curve is None else dataclasses.asdict(curve),
         "schedule": [{**dataclasses.asdict(stage), "trainable": list(stage.trainable)} for stage in schedule.stages],
+        "schedule.restarts": schedule.restarts,
         "num_samples": num_samples,
         "model": type(model).__name__,
         "num_parameters": sum(value.numel() for value in model.parameters()),

@@ -28,8 +28,10 @@ class StageCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Enters the step's stage."""
+        """Enters the step's stage; where stages begin anew, the optimizer forgets at its first step."""
         self._switch.enter(state.global_step)
+        if self._switch.begins_anew(state.global_step):
+            kwargs["optimizer"].state.clear()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Tells how far the run is."""

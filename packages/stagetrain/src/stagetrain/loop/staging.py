@@ -69,6 +69,10 @@ class StageSwitch:
         self._compress(stage)
         return stage
 
+    def begins_anew(self, step: int) -> bool:
+        """Whether `step` is the first of a stage that begins as a run of its own would."""
+        return self._schedule.restarts and step in self._schedule.borders(self._num_steps)
+
     @contextmanager
     def without_compression(self) -> Iterator[None]:
         """The plain model, then the stage's compression again."""

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from stagetrain.loop.feeding import (
 from stagetrain.loop.identity import run_identity
 from stagetrain.loop.learning_rates import LearningRateCurve
 from stagetrain.loop.stage_callback import StageCallback
+from stagetrain.loop.stage_rates import Factor, check_any_scheduler, stage_factors
 from stagetrain.loop.staging import StageSwitch, unadapted
 from stagetrain.loop.throughput import Throughput
 from stagetrain.samples.batches import SKIPPED, Batch
@@ -178,22 +179,22 @@ class StageTrainer(CheckpointingTrainer):
     # Steps
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The run's one schedule times the stage's scale."""
-        if self._curve is None:
-            base: Any = super().create_scheduler(num_training_steps, optimizer)
+        """The run's one schedule, or one for each stage, times the stage's scale."""
+        curve = self._curve
+        if curve is None:
+            base = super().create_scheduler(num_training_steps, optimizer)
             if not isinstance(base, LambdaLR):
-                if any(stage.learning_rate_scale != 1 for stage in self._schedule.stages):
-                    raise ConfigError(
-                        f"training: lr_scheduler_type: expected one that follows from the step for stages with a"
-                        f" learning_rate_scale, got {self.args.lr_scheduler_type}"
-                    )
+                check_any_scheduler(self._schedule, str(self.args.lr_scheduler_type))
                 return base
-            factors: list[Callable[[int], float]] = list(base.lr_lambdas)
-        else:
-            curve = self._curve
-            groups = cast(Any, self.optimizer).param_groups
-            factors = [lambda step: curve.factor(step, num_training_steps) for _ in groups]
-        self.lr_scheduler = LambdaLR(cast(Any, self.optimizer), [self._scaled(factor) for factor in factors])
+
+        def factors_of(num_steps: int) -> list[Factor]:
+            if curve is not None:
+                return [lambda step: curve.factor(step, num_steps) for _ in cast(Any, self.optimizer).param_groups]
+            self.lr_scheduler = None
+            return list(cast(Any, super(StageTrainer, self).create_scheduler(num_steps, optimizer)).lr_lambdas)
+
+        factors = stage_factors(self._schedule, num_training_steps, factors_of)
+        self.lr_scheduler = LambdaLR(cast(Any, self.optimizer), factors)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -261,13 +262,6 @@ class StageTrainer(CheckpointingTrainer):
             logs["tokens_per_second"] = self.throughput.recent(forget=True)
             logs["skipped_samples"] = float(len(self.skipped))
         super().log(logs, start_time)
-
-    def _scaled(self, factor: Callable[[int], float]) -> Callable[[int], float]:
-        def scaled(step: int) -> float:
-            index = self._schedule.stage_index(step, self.length.num_steps)
-            return factor(step) * self._schedule.stages[index].learning_rate_scale
-
-        return scaled
 
 
 def _reachable(module: Any, args: Any, kwargs: Any, outputs: Any) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
@@ -18,7 +19,7 @@ from stagetrain.loop.learning_rates import LearningRateCurve
 from stagetrain.loop.parameter_groups import check_selectors, selects
 from stagetrain.loop.staging import Progress, StageEntry, borrowed, unadapted
 from stagetrain.loop.trainer import MAX_SKIPPED, StageTrainer
-from stagetrain.samples.batches import Batches, BatchMaker
+from stagetrain.samples.batches import Batch, Batches, BatchMaker, stage_batches
 from stagetrain.samples.groups import Sample
 from stagetrain.samples.ordering import OrderName
 from stagetrain.schedules.costs import PAPER_VISUAL_TOKENS
@@ -160,7 +161,7 @@ def _trainer(
     **settings: Any,
 ) -> StageTrainer:
     evaluation = None if eval_samples is None else _eval_batches(eval_samples, collator, args)
-    batches = _batches(samples, collator, args, order)
+    batches = _batches(samples, collator, schedule, args, order)
     trainer = StageTrainer(
         model, args, schedule, batches, num_samples=len(samples), eval_dataset=evaluation, **settings
     )
@@ -183,10 +184,13 @@ def _result(trainer: StageTrainer, kept: Attachment | None) -> TrainResult:
     )
 
 
-def _batches(samples: Sequence[Sample], collator: BatchMaker, args: TrainingArguments, order: OrderName) -> Batches:
-    num_batches = RunLength.of(args, len(samples)).num_steps * args.gradient_accumulation_steps * args.world_size
+def _batches(
+    samples: Sequence[Sample], collator: BatchMaker, schedule: Schedule, args: TrainingArguments, order: OrderName
+) -> Dataset[Batch]:
+    num_parts = args.gradient_accumulation_steps * args.world_size
+    borders = [step * num_parts for step in schedule.borders(RunLength.of(args, len(samples)).num_steps)]
     seed = args.seed if args.data_seed is None else args.data_seed
-    return Batches(samples, collator, args.per_device_train_batch_size, num_batches, seed, order)
+    return stage_batches(samples, collator, schedule, borders, args.per_device_train_batch_size, seed, order)
 
 
 def _eval_batches(samples: Sequence[Sample], collator: BatchMaker, args: TrainingArguments) -> Batches:

@@ -1,8 +1,9 @@
 """What `stagetrain train` does: a YAML file or a preset read into frozen dataclasses."""
 
 import inspect
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -45,14 +46,21 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageConfig:
-    """A stage as a file writes it; see `Stage` and `CompressionSetting`. Without layer and stride: no compression."""
+    """A stage as a file writes it; see `Stage` and `CompressionSetting`. Without layer and stride: no compression.
 
-    fraction: float
+    Attributes:
+        epochs: Passes over the samples, in every stage instead of a fraction in every stage; the run is as long as
+            they take, unless `training.max_steps` says how long.
+    """
+
+    fraction: float | None = None
+    epochs: float | None = None
     compressor: str | None = None
     layer: int | None = None
     stride: int | None = None
     trainable: tuple[str, ...] = ()
     learning_rate_scale: float = 1.0
+    batch_size_scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +75,7 @@ class RunConfig:
         evaluation: What to evaluate on when `training.eval_strategy` says so.
         eval_compression: Evaluate compressed as the stage, or not at all.
         collator: Arguments of `ConversationCollator`.
-        schedule: Name of a scheme; {scheme, fractions} for its stages in another split; or {stages}.
+        schedule: Name of a scheme; {scheme, fractions} for its stages in another split; or {stages, restarts}.
         training: Fields of `TrainingArguments`.
         dtype: Of the weights in training.
         max_skipped: Samples left out in the whole run before it stops.
@@ -109,8 +117,38 @@ class RunConfig:
         except (ValueError, TypeError, ImportError) as error:
             raise self.places.error(("training",), f"expected settings that go together, got {error}") from error
 
-    def schedule_for(self, num_layers: int, num_visual_tokens: int | None) -> Schedule:
+    def stage_steps(self, args: TrainingArguments, num_samples: int) -> tuple[int, ...] | None:
+        """Optimizer steps that the stages' epochs of `num_samples` take, each at least one; None where none says so.
+
+        Raises:
+            ConfigError: A stage's batches are not of a whole number of samples; names file and line.
+        """
+        if isinstance(self.schedule, str) or "stages" not in self.schedule:
+            return None
+        num_parts = args.gradient_accumulation_steps * args.world_size
+        steps = []
+        for index, each in enumerate(self.schedule["stages"]):
+            path: KeyPath = ("schedule", "stages", index)
+            epochs = read_value(StageConfig, each, path, self.places).epochs
+            if epochs is None:
+                return None
+            try:
+                batch = _stage(each, path, self.places, 1.0).batch_size(args.per_device_train_batch_size) * num_parts
+            except ScheduleError as error:
+                raise self.places.error((*path, "batch_size_scale"), str(error)) from error
+            steps.append(max(1, math.ceil(epochs * num_samples / batch)))
+        return tuple(steps)
+
+    def schedule_for(
+        self, num_layers: int, num_visual_tokens: int | None, stage_steps: Sequence[int] | None = None
+    ) -> Schedule:
         """The schedule for a decoder of `num_layers` and images of `num_visual_tokens` (None: no images).
+
+        Args:
+            num_layers: Of the decoder.
+            num_visual_tokens: Of an image.
+            stage_steps: As the method of this name gives them; without them stages of epochs have the shares that
+                they come to with very many samples.
 
         Raises:
             ConfigError: Its layers or strides are beyond the model; names file and line.
@@ -121,7 +159,7 @@ class RunConfig:
             except StageTrainError as error:
                 raise self.places.error(("schedule",), str(error)) from error
         else:
-            schedule = _schedule(self.schedule, self.places, num_layers)
+            schedule = _schedule(self.schedule, self.places, num_layers, stage_steps)
         for index, stage in enumerate(schedule.stages):
             setting = stage.compression
             where: KeyPath = ("schedule", "stages", index)
@@ -156,6 +194,9 @@ def read_run_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
             raise places.error((name,), f"expected at least 0, got {getattr(config, name)}")
     if isinstance(config.schedule, dict):
         _schedule(config.schedule, places, _SOME_LAYERS)
+        stages = config.schedule.get("stages", [])
+        if "num_train_epochs" in training and any("epochs" in each for each in stages):
+            raise places.error(("training", "num_train_epochs"), "expected it or epochs of stages, got both")
     elif config.schedule not in SCHEMES:
         raise places.error(("schedule",), f"expected stages or one of {', '.join(SCHEMES)}, got {config.schedule!r}")
     checked = {each.name: getattr(config, each.name) for each in fields(RunConfig)}
@@ -168,27 +209,49 @@ def _collator_hints() -> dict[str, Any]:
     return {name: hints[name] for name in names}
 
 
-def _schedule(values: dict[str, Any], places: Places, num_layers: int) -> Schedule:
-    hints = {"name": str, "stages": list[Any], "scheme": str, "fractions": tuple[float, ...]}
+def _schedule(
+    values: dict[str, Any], places: Places, num_layers: int, stage_steps: Sequence[int] | None = None
+) -> Schedule:
+    hints = {"name": str, "stages": list[Any], "scheme": str, "fractions": tuple[float, ...], "restarts": bool}
     read = read_mapping(values, hints, ("schedule",), places)
     if "scheme" in read:
         if "stages" in read:
             raise places.error(("schedule", "stages"), "expected them or a scheme, got both")
         try:
-            return named_schedule(read["scheme"], num_layers, read.get("fractions"))
+            named = named_schedule(read["scheme"], num_layers, read.get("fractions"))
+            return replace(named, restarts=read.get("restarts", named.restarts))
         except StageTrainError as error:
             raise places.error(("schedule", "fractions" if "fractions" in read else "scheme"), str(error)) from error
     where: KeyPath = ("schedule", "stages")
     if not read.get("stages"):
         raise places.error(where, "expected a list of stages, got none")
-    stages = tuple(_stage(each, (*where, index), places) for index, each in enumerate(read["stages"]))
+    shares = _shares(read["stages"], places) if stage_steps is None else [one / sum(stage_steps) for one in stage_steps]
+    stages = tuple(
+        _stage(each, (*where, index), places, share)
+        for index, (each, share) in enumerate(zip(read["stages"], shares, strict=True))
+    )
     try:
-        return Schedule(read.get("name", "custom"), stages)
+        return Schedule(read.get("name", "custom"), stages, read.get("restarts", False))
     except ScheduleError as error:
         raise places.error(where, str(error)) from error
 
 
-def _stage(value: Any, path: KeyPath, places: Places) -> Stage:
+def _shares(stages: list[Any], places: Places) -> list[float]:
+    """Fractions of stages, or the shares of the steps that their epochs take."""
+    where: KeyPath = ("schedule", "stages")
+    read = [read_value(StageConfig, each, (*where, index), places) for index, each in enumerate(stages)]
+    for index, each in enumerate(read):
+        if (each.fraction is None) == (each.epochs is None) or (each.epochs is None) != (read[0].epochs is None):
+            raise places.error((*where, index), "expected a fraction in every stage, or epochs in every stage")
+        if each.epochs is not None and not (each.epochs > 0 and math.isfinite(each.epochs)):
+            raise places.error((*where, index, "epochs"), f"expected a positive number, got {each.epochs}")
+    if read[0].fraction is not None:
+        return [each.fraction for each in read]
+    weights = [each.epochs / max(each.batch_size_scale, 1e-9) for each in read]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _stage(value: Any, path: KeyPath, places: Places, fraction: float) -> Stage:
     read: StageConfig = read_value(StageConfig, value, path, places)
     if (read.layer is None) != (read.stride is None):
         raise places.error(path, "expected layer and stride together, got one of them")
@@ -200,10 +263,11 @@ def _stage(value: Any, path: KeyPath, places: Places) -> Stage:
         elif read.compressor is not None:
             raise places.error((*path, "compressor"), f"expected layer and stride beside it, got {read.compressor}")
         return Stage(
-            fraction=read.fraction,
+            fraction=fraction,
             compression=setting,
             trainable=read.trainable,
             learning_rate_scale=read.learning_rate_scale,
+            batch_size_scale=read.batch_size_scale,
         )
     except ScheduleError as error:
         raise places.error(path, str(error)) from error

@@ -8,7 +8,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
 from stagetrain.attaching.saved_setting import save_compression
-from stagetrain.errors import ConfigError
+from stagetrain.errors import ConfigError, ScheduleError
 from stagetrain.loop import training
 from stagetrain.loop.feeding import RunLength
 from stagetrain.loop.parameter_groups import check_selectors, selects
@@ -39,6 +39,7 @@ class StagePlan:
         stage: The stage.
         first_step: Its first optimizer step.
         num_steps: Its optimizer steps.
+        samples_per_step: Samples of each, in all micro-batches and processes.
         visual_tokens: Of an image, summed over all decoder layers; None without images.
         cr_percent: Uncompressed over compressed visual tokens, percent; None without images.
         num_trainable: Parameters that train.
@@ -47,6 +48,7 @@ class StagePlan:
     stage: Stage
     first_step: int
     num_steps: int
+    samples_per_step: int
     visual_tokens: int | None
     cr_percent: float | None
     num_trainable: int
@@ -84,7 +86,10 @@ def prepare(config: RunConfig) -> PreparedRun:
     collator = _collator(config, processor, args.seed)
     samples = load_samples(config.data)
     num_visual_tokens = tokens_of_an_image(processor, samples) if sees_images(model_config) else None
-    schedule = config.schedule_for(num_layers, num_visual_tokens)
+    stage_steps = config.stage_steps(args, len(samples))
+    if stage_steps is not None and args.max_steps <= 0:
+        args.max_steps = sum(stage_steps)
+    schedule = config.schedule_for(num_layers, num_visual_tokens, stage_steps)
     model = load_model(config, model_config)
     check_names(config, schedule, model)
     return PreparedRun(
@@ -97,7 +102,7 @@ def prepare(config: RunConfig) -> PreparedRun:
         schedule=schedule,
         args=args,
         num_visual_tokens=num_visual_tokens,
-        plan=_plan(config, schedule, model, RunLength.of(args, len(samples)).num_steps, num_layers, num_visual_tokens),
+        plan=_plan(config, schedule, model, args, len(samples), num_visual_tokens),
     )
 
 
@@ -176,11 +181,12 @@ def _plan(
     config: RunConfig,
     schedule: Schedule,
     model: Any,
-    num_steps: int,
-    num_layers: int,
+    args: TrainingArguments,
+    num_samples: int,
     num_visual_tokens: int | None,
 ) -> tuple[StagePlan, ...]:
-    of_step = [schedule.stage_index(step, num_steps) for step in range(num_steps)]
+    borders = schedule.borders(RunLength.of(args, num_samples).num_steps)
+    num_parts = args.gradient_accumulation_steps * args.world_size
     trained = [
         (name, value.numel())
         for name, value in model.named_parameters()
@@ -188,14 +194,20 @@ def _plan(
     ]
     costs: list[StageCost | None] = [None] * len(schedule.stages)
     if num_visual_tokens is not None:
+        num_layers = model.config.get_text_config().num_hidden_layers
         costs = list(schedule_costs(schedule, num_layers, num_visual_tokens))
     plans: list[StagePlan] = []
     for index, (stage, cost) in enumerate(zip(schedule.stages, costs, strict=True)):
+        try:
+            batch = stage.batch_size(args.per_device_train_batch_size)
+        except ScheduleError as error:
+            raise config.places.error(("schedule", "stages", index, "batch_size_scale"), str(error)) from error
         plans.append(
             StagePlan(
                 stage=stage,
-                first_step=of_step.index(index) if index in of_step else num_steps,
-                num_steps=of_step.count(index),
+                first_step=borders[index],
+                num_steps=borders[index + 1] - borders[index],
+                samples_per_step=batch * num_parts,
                 visual_tokens=None if cost is None else cost.visual_tokens,
                 cr_percent=None if cost is None else cost.cr_percent,
                 num_trainable=sum(

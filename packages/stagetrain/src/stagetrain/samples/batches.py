@@ -1,13 +1,16 @@
 """Ready batches of a run, by number."""
 
+import random
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from stagetrain.errors import ConfigError, ImageUnreadableError, SampleError, TemplateError
 from stagetrain.samples.groups import Sample
 from stagetrain.samples.ordering import OrderName, order_samples
+from stagetrain.schedules.schedule import Schedule
 
 Batch = dict[str, Any]
 """Tensors by name; under SKIPPED a list of messages, where samples were left out."""
@@ -50,6 +53,7 @@ class Batches(Dataset[Batch]):
         num_batches: Length of the run.
         seed: Of the order.
         order: See `order_samples`.
+        first_epoch: Epochs before the first batch, for a run that goes on with samples seen before.
 
     Raises:
         ConfigError: There is nothing to train on, or a number is not positive.
@@ -63,6 +67,7 @@ class Batches(Dataset[Batch]):
         num_batches: int,
         seed: int,
         order: OrderName = "shuffled",
+        first_epoch: int = 0,
     ) -> None:
         if not len(samples) or batch_size < 1 or num_batches < 1:
             raise ConfigError(
@@ -73,6 +78,10 @@ class Batches(Dataset[Batch]):
         self._collator = collator
         self._batch_size = batch_size
         self._num_batches = num_batches
+        self._first_epoch = first_epoch
+        if first_epoch:
+            # Else the new epochs would be in the order of the first ones.
+            seed = random.Random(f"epoch {first_epoch} {seed}").getrandbits(48)
         self._order = order_samples(samples, batch_size, seed, order)
 
     def __len__(self) -> int:
@@ -106,7 +115,7 @@ class Batches(Dataset[Batch]):
         return {**batch, SKIPPED: [*skipped, *batch.get(SKIPPED, [])]}
 
     def _draw(self, epoch: int, index: int) -> Sample:
-        return self._collator.draw(self._samples[index], epoch, index)
+        return self._collator.draw(self._samples[index], self._first_epoch + epoch, index)
 
     def _fault(self, sample: Sample) -> str | None:
         """Why a sample cannot be trained on, in one line; None: it can."""
@@ -115,3 +124,40 @@ class Batches(Dataset[Batch]):
         except _FAULTS as error:
             return " ".join(str(error).split())
         return None
+
+
+def stage_batches(
+    samples: Sequence[Sample],
+    collator: BatchMaker,
+    schedule: Schedule,
+    borders: Sequence[int],
+    batch_size: int,
+    seed: int,
+    order: OrderName = "shuffled",
+) -> Dataset[Batch]:
+    """The batches of a run in stages, by number.
+
+    Where stages begin anew or have batches of their own size, each begins with a new epoch.
+
+    Args:
+        samples: As for `Batches`, like all not named here.
+        collator: See there.
+        schedule: The stages.
+        borders: Number of each stage's first batch, and of batches in all.
+        batch_size: Samples in a batch of a stage that does not scale it.
+        seed: See there.
+        order: See there.
+
+    Raises:
+        ConfigError: There is nothing to train on, or a number is not positive.
+        ScheduleError: A stage's batches are not of a whole number of samples.
+    """
+    sizes = [stage.batch_size(batch_size) for stage in schedule.stages]
+    if not schedule.restarts and set(sizes) == {batch_size}:
+        return Batches(samples, collator, batch_size, borders[-1], seed, order)
+    parts, num_epochs = [], 0
+    for size, (first, last) in zip(sizes, pairwise(borders), strict=True):
+        if last > first:
+            parts.append(Batches(samples, collator, size, last - first, seed, order, num_epochs))
+            num_epochs += -(-(last - first) * size // len(samples))
+    return ConcatDataset(parts)

@@ -17,29 +17,54 @@ class Stage:
         compression: How visual tokens are compressed; None: not at all.
         trainable: Prefixes of names of the parameters that train, or the names of groups ("vision", "connectors",
             "language", see `stagetrain.loop.parameter_groups`); empty: all that required a gradient at the start.
-        learning_rate_scale: Factor on the run's one learning rate schedule.
+        learning_rate_scale: Factor on the run's peak learning rate.
+        batch_size_scale: Factor on the run's batch size.
     """
 
     fraction: float
     compression: CompressionSetting | None = None
     trainable: tuple[str, ...] = ()
     learning_rate_scale: float = 1.0
+    batch_size_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ScheduleError(f"stage: fraction: expected a number in (0, 1], got {self.fraction}")
-        if not (self.learning_rate_scale > 0 and math.isfinite(self.learning_rate_scale)):
+        for name in ("learning_rate_scale", "batch_size_scale"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ScheduleError(f"stage: {name}: expected a positive number, got {value}")
+
+    def batch_size(self, run_batch_size: int) -> int:
+        """The stage's batch size in a run with batches of `run_batch_size`.
+
+        Raises:
+            ScheduleError: It is not a whole number.
+        """
+        scaled = run_batch_size * self.batch_size_scale
+        whole = round(scaled)
+        if whole < 1 or abs(scaled - whole) > 1e-6:
             raise ScheduleError(
-                f"stage: learning_rate_scale: expected a positive number, got {self.learning_rate_scale}"
+                f"stage: batch_size_scale: expected a factor that makes batches of {run_batch_size} a whole number of"
+                f" samples, got {self.batch_size_scale}"
             )
+        return whole
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Named stages in order; their fractions sum to 1."""
+    """Named stages in order; their fractions sum to 1.
+
+    Attributes:
+        name: What messages call it.
+        stages: At least one.
+        restarts: Whether every stage begins as a run of its own would: the learning rate with its warmup, the
+            optimizer without moments, the data with a new epoch.
+    """
 
     name: str
     stages: tuple[Stage, ...]
+    restarts: bool = False
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -59,10 +84,14 @@ class Schedule:
         """
         if step < 0 or num_steps < 1:
             raise ScheduleError(f"schedule {self.name}: expected a step of a run, got {step} of {num_steps}")
-        ends = accumulate(stage.fraction for stage in self.stages)
+        return sum(step >= first for first in self.borders(num_steps)[1:-1])
+
+    def borders(self, num_steps: int) -> tuple[int, ...]:
+        """First step of every stage in a run of `num_steps`, and `num_steps` itself."""
+        ends = accumulate(stage.fraction for stage in self.stages[:-1])
         # The small constant keeps sums such as 3 * (1/3) on the side of the exact value.
-        passed = sum(step >= math.floor(end * num_steps + 0.5 + 1e-9) for end in ends)
-        return min(passed, len(self.stages) - 1)
+        inner = (min(num_steps, math.floor(end * num_steps + 0.5 + 1e-9)) for end in ends)
+        return (0, *inner, num_steps)
 
     @property
     def compresses(self) -> bool:

@@ -103,16 +103,21 @@ def edge_schedule(
 def auroraedge_schedule(num_samples: Sequence[int] = (1, 1, 1)) -> Schedule:
     """AuroraEdge's stages (its Tables 1 and 2) as one run: connectors; then the LLM too; then everything.
 
-    A stage's share of the steps is what its epochs take in the paper's batches (32, 32, 16). Its rate is a factor on
-    the run's peak of 1e-3, and the run has one batch size and one cosine where the paper restarts both.
+    Every stage begins anew, with its own warmup and cosine. Its rate is a factor on the run's peak of 1e-3, its batch
+    on the run's 32, and its share of the steps is what its epochs take in those batches.
 
     Args:
         num_samples: Samples of each stage's data set, in any unit; by default equal.
     """
     steps = [count * epochs / batch for count, (_, _, epochs, batch) in zip(num_samples, _AURORAEDGE, strict=True)]
-    peak = _AURORAEDGE[0][1]
+    _, peak, _, most = _AURORAEDGE[0]
     stages = (
-        Stage(fraction=own / sum(steps), trainable=trainable, learning_rate_scale=rate / peak)
-        for own, (trainable, rate, _, _) in zip(steps, _AURORAEDGE, strict=True)
+        Stage(
+            fraction=own / sum(steps),
+            trainable=trainable,
+            learning_rate_scale=rate / peak,
+            batch_size_scale=batch / most,
+        )
+        for own, (trainable, rate, _, batch) in zip(steps, _AURORAEDGE, strict=True)
     )
-    return Schedule(AURORAEDGE, tuple(stages))
+    return Schedule(AURORAEDGE, tuple(stages), restarts=True)

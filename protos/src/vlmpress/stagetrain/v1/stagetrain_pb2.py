@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'vlmpress/stagetrain/v1/stagetrain.proto\x12\x16vlmpress.stagetrain.v1\"\x9b\x01\n\x05Stage\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x12\n\x05layer\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06stride\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x11\n\ttrainable\x18\x04 \x03(\t\x12\x1b\n\x13learning_rate_scale\x18\x05 \x01(\x01\x12\x12\n\ncompressor\x18\x06 \x01(\tB\x08\n\x06_layerB\t\n\x07_stride\"L\n\rStageSchedule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x06stages\x18\x02 \x03(\x0b\x32\x1d.vlmpress.stagetrain.v1.Stage\"\x94\x01\n\tStageCost\x12,\n\x05stage\x18\x01 \x01(\x0b\x32\x1d.vlmpress.stagetrain.v1.Stage\x12\x15\n\rvisual_tokens\x18\x02 \x01(\x04\x12\x12\n\ncr_percent\x18\x03 \x01(\x01\x12\x1b\n\x0eprefill_tflops\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_prefill_tflops\"h\n\x0b\x41verageCost\x12\x15\n\rvisual_tokens\x18\x01 \x01(\x01\x12\x12\n\ncr_percent\x18\x02 \x01(\x01\x12\x1b\n\x0eprefill_tflops\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_prefill_tflops\"\x8a\x01\n\x0c\x44\x65\x63oderShape\x12\x13\n\x0bhidden_size\x18\x01 \x01(\r\x12\x19\n\x11intermediate_size\x18\x02 \x01(\r\x12\x1b\n\x13num_attention_heads\x18\x03 \x01(\r\x12\x1b\n\x13num_key_value_heads\x18\x04 \x01(\r\x12\x10\n\x08head_dim\x18\x05 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'vlmpress/stagetrain/v1/stagetrain.proto\x12\x16vlmpress.stagetrain.v1\"\xb5\x01\n\x05Stage\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x12\n\x05layer\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06stride\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x11\n\ttrainable\x18\x04 \x03(\t\x12\x1b\n\x13learning_rate_scale\x18\x05 \x01(\x01\x12\x12\n\ncompressor\x18\x06 \x01(\t\x12\x18\n\x10\x62\x61tch_size_scale\x18\x07 \x01(\x01\x42\x08\n\x06_layerB\t\n\x07_stride\"^\n\rStageSchedule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x06stages\x18\x02 \x03(\x0b\x32\x1d.vlmpress.stagetrain.v1.Stage\x12\x10\n\x08restarts\x18\x03 \x01(\x08\"\x94\x01\n\tStageCost\x12,\n\x05stage\x18\x01 \x01(\x0b\x32\x1d.vlmpress.stagetrain.v1.Stage\x12\x15\n\rvisual_tokens\x18\x02 \x01(\x04\x12\x12\n\ncr_percent\x18\x03 \x01(\x01\x12\x1b\n\x0eprefill_tflops\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_prefill_tflops\"h\n\x0b\x41verageCost\x12\x15\n\rvisual_tokens\x18\x01 \x01(\x01\x12\x12\n\ncr_percent\x18\x02 \x01(\x01\x12\x1b\n\x0eprefill_tflops\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_prefill_tflops\"\x8a\x01\n\x0c\x44\x65\x63oderShape\x12\x13\n\x0bhidden_size\x18\x01 \x01(\r\x12\x19\n\x11intermediate_size\x18\x02 \x01(\r\x12\x1b\n\x13num_attention_heads\x18\x03 \x01(\r\x12\x1b\n\x13num_key_value_heads\x18\x04 \x01(\r\x12\x10\n\x08head_dim\x18\x05 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,13 +32,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.stagetrain.v1.stag
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STAGE']._serialized_start=68
-  _globals['_STAGE']._serialized_end=223
-  _globals['_STAGESCHEDULE']._serialized_start=225
-  _globals['_STAGESCHEDULE']._serialized_end=301
-  _globals['_STAGECOST']._serialized_start=304
-  _globals['_STAGECOST']._serialized_end=452
-  _globals['_AVERAGECOST']._serialized_start=454
-  _globals['_AVERAGECOST']._serialized_end=558
-  _globals['_DECODERSHAPE']._serialized_start=561
-  _globals['_DECODERSHAPE']._serialized_end=699
+  _globals['_STAGE']._serialized_end=249
+  _globals['_STAGESCHEDULE']._serialized_start=251
+  _globals['_STAGESCHEDULE']._serialized_end=345
+  _globals['_STAGECOST']._serialized_start=348
+  _globals['_STAGECOST']._serialized_end=496
+  _globals['_AVERAGECOST']._serialized_start=498
+  _globals['_AVERAGECOST']._serialized_end=602
+  _globals['_DECODERSHAPE']._serialized_start=605
+  _globals['_DECODERSHAPE']._serialized_end=743
 # @@protoc_insertion_point(module_scope)

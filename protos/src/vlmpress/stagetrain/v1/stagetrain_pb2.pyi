@@ -7,28 +7,32 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Stage(_message.Message):
-    __slots__ = ("fraction", "layer", "stride", "trainable", "learning_rate_scale", "compressor")
+    __slots__ = ("fraction", "layer", "stride", "trainable", "learning_rate_scale", "compressor", "batch_size_scale")
     FRACTION_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     STRIDE_FIELD_NUMBER: _ClassVar[int]
     TRAINABLE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_SCALE_FIELD_NUMBER: _ClassVar[int]
     COMPRESSOR_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_SCALE_FIELD_NUMBER: _ClassVar[int]
     fraction: float
     layer: int
     stride: int
     trainable: _containers.RepeatedScalarFieldContainer[str]
     learning_rate_scale: float
     compressor: str
-    def __init__(self, fraction: _Optional[float] = ..., layer: _Optional[int] = ..., stride: _Optional[int] = ..., trainable: _Optional[_Iterable[str]] = ..., learning_rate_scale: _Optional[float] = ..., compressor: _Optional[str] = ...) -> None: ...
+    batch_size_scale: float
+    def __init__(self, fraction: _Optional[float] = ..., layer: _Optional[int] = ..., stride: _Optional[int] = ..., trainable: _Optional[_Iterable[str]] = ..., learning_rate_scale: _Optional[float] = ..., compressor: _Optional[str] = ..., batch_size_scale: _Optional[float] = ...) -> None: ...
 
 class StageSchedule(_message.Message):
-    __slots__ = ("name", "stages")
+    __slots__ = ("name", "stages", "restarts")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     stages: _containers.RepeatedCompositeFieldContainer[Stage]
-    def __init__(self, name: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
+    restarts: bool
+    def __init__(self, name: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., restarts: bool = ...) -> None: ...
 
 class StageCost(_message.Message):
     __slots__ = ("stage", "visual_tokens", "cr_percent", "prefill_tflops")
