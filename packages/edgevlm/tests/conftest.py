@@ -16,11 +16,13 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Siglip2ImageProcessorPil,
     Siglip2VisionConfig,
     SiglipVisionConfig,
 )
 
-from edgevlm import EdgeVlmConfig, EdgeVlmForConditionalGeneration
+from edgevlm import EdgeVlmConfig, EdgeVlmForConditionalGeneration, EdgeVlmProcessor, Engine
+from edgevlm.serving.requests import GenerationRequest
 
 VOCABULARY = "<pad> <unk> <s> </s> <image> USER ASSISTANT what is the shape color red green blue circle square yes no"
 WORDS = VOCABULARY.split()
@@ -157,3 +159,60 @@ def tiny():
         edge=make_edge, inputs=make_inputs,
         clip_image_processor=make_clip_image_processor,
     )  # fmt: skip
+
+
+QUESTIONS = ("what is the shape", "is the circle red", "what is the color of the red square yes", "no", "blue yes red")
+
+
+def make_request(number, *, num_tokens=None, **fields):
+    """The same question, image and length for a number; every fourth is text alone."""
+    images = () if number % 4 == 3 else (make_image(number, size=(20 + number % 7, 30)),)
+    settings = {"prompt": QUESTIONS[number % len(QUESTIONS)], "images": images}
+    return GenerationRequest(max_new_tokens=num_tokens or 1 + number * 5 % 11, **(settings | fields))
+
+
+def answered_alone(engine, request):
+    """Events of a request that has the model to itself."""
+    arguments = (request.images, request.prompt, request.max_new_tokens, request.max_visual_tokens)
+    return list(engine.generate(*arguments, history=request.history, sampling=request.sampling))
+
+
+def drained(batcher, events=None):
+    """All further events by handle."""
+    events = {} if events is None else events
+    while batcher.has_work:
+        for handle, event in batcher.step():
+            events.setdefault(handle, []).append(event)
+    return events
+
+
+def make_edge_processor(model, template=TEMPLATE):
+    images = make_clip_image_processor()
+    if model.config.vision_encoder == "siglip2":
+        images = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
+    num_tokens = model.config.num_compressed_tokens
+    return EdgeVlmProcessor(images, make_tokenizer(), num_compressed_tokens=num_tokens, chat_template=template)
+
+
+@pytest.fixture(scope="session")
+def engine_of():
+    """An engine by what its model is made of, made once; it never ends an answer by itself."""
+    made = {}
+
+    def get(name, *options, **changes):
+        key = (name, *options, *changes.items())
+        if key not in made:
+            if name == "llava":
+                made[key] = Engine(*make_llava(kind=options[0], **changes))
+            else:
+                model = make_edge(*options, **changes)
+                made[key] = Engine(model, make_edge_processor(model))
+            made[key].eos_token_ids = frozenset()
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def asking():
+    return SimpleNamespace(request=make_request, alone=answered_alone, drained=drained, processor=make_edge_processor)

@@ -4,7 +4,7 @@ from transformers import AutoModelForImageTextToText
 
 from edgevlm.errors import ModelDirectoryError, PromptTooLongError, RequestError
 from edgevlm.profiling.macs import prefill_macs
-from edgevlm.serving.decoding import TextStream
+from edgevlm.serving.text_stream import TextStream
 from edgevlm.serving.engine import Engine
 from edgevlm.serving.events import Finish, FinishReason, GeneratedToken
 from vlmpress.artifact import ArtifactError

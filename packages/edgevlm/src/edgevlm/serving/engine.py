@@ -1,23 +1,26 @@
 """Serves any image-text-to-text model directory: checks a request, streams its answer, counts its tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from edgevlm.errors import ModelDirectoryError, PromptTooLongError, RequestError
-from edgevlm.serving.decoding import TextStream, greedy_token_ids
-from edgevlm.serving.events import Finish, FinishReason, GeneratedToken, GenerationEvent
-from edgevlm.serving.images import decode_image, upright_rgb
-from edgevlm.serving.prompting import encode
+from edgevlm.errors import ModelDirectoryError
+from edgevlm.model.loading import load_part, load_strictly
+from edgevlm.serving.batching import Batcher
+from edgevlm.serving.events import Failed, GenerationEvent
+from edgevlm.serving.preparing import Prepared, prepare
+from edgevlm.serving.requests import GREEDY, GenerationRequest, Images, Sampling, Turn, as_images
 from vlmpress.artifact import compression_attachment, import_model_code, quantized_loader, reducer_attachment
 
 
 class Engine:
-    """A model with its processor, answering one request at a time; not for use by several threads at once.
+    """A model with its processor.
+
+    Preparing requests is safe in several threads; everything else belongs to one at a time. `Batcher` serves
+    many requests at once.
 
     Args:
         model: Image-text-to-text model.
@@ -28,9 +31,9 @@ class Engine:
     def __init__(self, model: Any, processor: Any, *, reducer: Any = None) -> None:
         self.model = model.eval()
         self.processor = processor
+        self.eos_token_ids = _eos_token_ids(model, processor.tokenizer)
         self._reducer = reducer
         self._num_visual_tokens = 0
-        self._eos_token_ids = _eos_token_ids(model, processor.tokenizer)
 
     @classmethod
     def load(cls, directory: Path, *, dtype: torch.dtype = torch.float32) -> Self:
@@ -49,13 +52,12 @@ class Engine:
         load_quantized = quantized_loader(directory)
         attach, compress = reducer_attachment(directory), compression_attachment(directory)
         try:
-            if load_quantized is not None:
-                model = load_quantized()
-            else:
-                model = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, local_files_only=True)
-            processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+            model: Any = None if load_quantized is None else load_quantized()
         except (OSError, ValueError, KeyError) as error:
             raise ModelDirectoryError(f"{directory}: expected an image-text-to-text model, got: {error}") from error
+        if model is None:
+            model = load_strictly(AutoModelForImageTextToText, directory, dtype=dtype)
+        processor = load_part(AutoProcessor, directory, "a processor")
         try:
             reducer = None if attach is None else attach(model)
         except (ValueError, TypeError) as error:
@@ -96,110 +98,83 @@ class Engine:
         """Visual tokens the language model saw in the last request."""
         return self._num_visual_tokens
 
-    def prepare(self, image: bytes | Image.Image | None, prompt: str) -> dict[str, Any]:
-        """Model inputs of a request.
+    def prepare(self, images: Images, prompt: str) -> dict[str, Any]:
+        """Model inputs of a question; errors as in `prepare_request`."""
+        return self.prepare_request(GenerationRequest(prompt=prompt, max_new_tokens=1, images=as_images(images))).inputs
+
+    def prepare_request(self, request: GenerationRequest) -> Prepared:
+        """A request as a `Batcher` takes it.
 
         Raises:
-            ImageError: The image bytes are refused.
-            RequestError: The prompt is refused; PromptTooLongError when it leaves no room for an answer.
+            ImageError: An image is refused.
+            RequestError: The prompt or a limit is refused; PromptTooLongError when it leaves no room for an answer.
         """
-        if isinstance(image, bytes):
-            image = decode_image(image)
-        elif image is not None:
-            image = upright_rgb(image)
-        inputs = encode(self.processor, image, prompt)
-        num_tokens = inputs["input_ids"].shape[1]
-        if self.max_positions is not None and num_tokens >= self.max_positions:
-            raise PromptTooLongError(f"prompt: expected under {self.max_positions} tokens, got {num_tokens}")
-        return {name: _placed(value, self.model) for name, value in inputs.items()}
+        return prepare(
+            request,
+            self.model,
+            self.processor,
+            max_positions=self.max_positions,
+            has_reducer=self._reducer is not None,
+        )
 
     def generate(
         self,
-        image: bytes | Image.Image | None,
+        images: Images,
         prompt: str,
         max_new_tokens: int,
         max_visual_tokens: int | None = None,
+        *,
+        history: Sequence[Turn] = (),
+        deadline_s: float | None = None,
+        sampling: Sampling = GREEDY,
     ) -> Iterator[GenerationEvent]:
-        """Streams the greedy answer: a GeneratedToken for each token, the end token included, then one Finish.
+        """Streams the answer: a GeneratedToken for each token, the end token included, then one Finish.
 
         A request is checked here, before the first event is asked for; only a token reducer finds out
         with the first event that it cannot hold a limit. Generation also ends, with reason LENGTH,
         where the model's positions end.
 
         Args:
-            image: PNG or JPEG bytes, or a decoded image; None for a text-only question.
+            images: PNG or JPEG bytes, or a decoded image; several of them; None for a text-only question.
             prompt: The question, without chat markup.
             max_new_tokens: Longest answer, at least 1.
             max_visual_tokens: Limit of visual tokens the language model sees, at least 1; None for none.
-                An attached token reducer makes the image fit. Without one, a limit below what the image
-                needs is refused.
+                An attached token reducer makes the images fit. Without one, a limit below what they
+                need is refused.
+            history: Turns before this question; their images come first in `images`.
+            deadline_s: `time.monotonic()` at which the answer ends where it is, with reason DEADLINE.
+            sampling: How tokens are chosen; the likeliest ones by default.
 
         Raises:
             ImageError: The image bytes are refused.
             RequestError: The prompt or a limit is refused.
         """
-        for name, limit in (("max_new_tokens", max_new_tokens), ("max_visual_tokens", max_visual_tokens)):
-            if limit is not None and limit < 1:
-                raise RequestError(f"{name}: expected at least 1, got {limit}")
-        inputs = self.prepare(image, prompt)
-        if max_visual_tokens is not None and image is not None:
-            inputs |= self._limited(inputs, max_visual_tokens)
-        if self.max_positions is not None:
-            max_new_tokens = min(max_new_tokens, self.max_positions - inputs["input_ids"].shape[1])
-        return self._events(inputs, max_new_tokens)
-
-    def _limited(self, inputs: dict[str, Any], max_visual_tokens: int) -> dict[str, Any]:
-        """What tells the attached reducer the limit; nothing where no reducer is needed to hold it."""
-        if self._reducer is not None:
-            return {"max_visual_tokens": max_visual_tokens}
-        num_needed = self._num_placeholders(inputs)
-        if num_needed > max_visual_tokens:
-            raise RequestError(
-                f"max_visual_tokens: expected at least {num_needed}, which the image needs on a model "
-                f"without a token reducer, got {max_visual_tokens}"
-            )
-        return {}
-
-    def _events(self, inputs: dict[str, Any], max_new_tokens: int) -> Iterator[GenerationEvent]:
-        stream = TextStream(self.processor.tokenizer)
-        num_generated, stopped, num_prompt = 0, False, 0
-        token_ids = greedy_token_ids(
-            self.model, inputs, eos_token_ids=self._eos_token_ids, max_new_tokens=max_new_tokens
+        request = GenerationRequest(
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            images=as_images(images),
+            history=tuple(history),
+            max_visual_tokens=max_visual_tokens,
+            deadline_s=deadline_s,
+            sampling=sampling,
         )
-        for token_id in token_ids:
-            if num_generated == 0:
-                num_prompt = self._count_prompt(inputs)
-            num_generated += 1
-            stopped = token_id in self._eos_token_ids
-            last = stopped or num_generated == max_new_tokens
-            yield GeneratedToken(id=token_id, text=stream.push(token_id, last=last))
-        yield Finish(
-            reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
-            num_prompt_tokens=num_prompt,
-            num_visual_tokens=self._num_visual_tokens,
-            num_generated_tokens=num_generated,
-            text=stream.text,
-        )
+        return self._events(self.prepare_request(request))
 
-    def _num_placeholders(self, inputs: dict[str, Any]) -> int:
-        return int((inputs["input_ids"] == _image_token_id(self.model.config)).sum())
-
-    def _count_prompt(self, inputs: dict[str, Any]) -> int:
-        """Tokens the language model saw of the prompt; remembers how many of them were visual."""
-        num_placeholders = self._num_placeholders(inputs)
-        self._num_visual_tokens = num_placeholders
-        if num_placeholders and self._reducer is not None:
+    def count_visual(self, prepared: Prepared) -> int:
+        """Visual tokens the language model saw of the prompt that it has just taken in."""
+        self._num_visual_tokens = prepared.num_placeholders
+        if prepared.num_placeholders and self._reducer is not None:
             self._num_visual_tokens = sum(self._reducer.last_num_visual_tokens)
-        return int(inputs["input_ids"].shape[1]) - num_placeholders + self._num_visual_tokens
+        return self._num_visual_tokens
 
-
-def _placed(value: torch.Tensor, model: Any) -> torch.Tensor:
-    return value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
-
-
-def _image_token_id(config: Any) -> int:
-    found = getattr(config, "image_token_id", None)
-    return int(found if found is not None else getattr(config, "image_token_index", -1))
+    def _events(self, prepared: Prepared) -> Iterator[GenerationEvent]:
+        batcher = Batcher(self, max_batch_size=1)
+        batcher.submit(prepared)
+        while batcher.has_work:
+            for _, event in batcher.step():
+                if isinstance(event, Failed):
+                    raise event.error
+                yield event
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -9,6 +9,7 @@ class FinishReason(Enum):
 
     STOP = "stop"
     LENGTH = "length"
+    DEADLINE = "deadline"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +26,7 @@ class Finish:
 
     `num_prompt_tokens` counts what the language model saw, so a visual token that a reducer took
     out is not in it; `num_generated_tokens` counts the end token; `text` is all token texts joined.
+    A request whose deadline passed before the model saw it has no tokens at all.
     """
 
     reason: FinishReason
@@ -34,4 +36,12 @@ class Finish:
     text: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """The end of a request in a batch that could not be served; the others go on."""
+
+    error: Exception
+
+
 GenerationEvent = GeneratedToken | Finish
+BatchEvent = GenerationEvent | Failed

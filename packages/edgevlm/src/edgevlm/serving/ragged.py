@@ -1,0 +1,102 @@
+"""Tensors whose rows have different numbers of slots along one axis, kept for a batch that rows join and leave.
+
+Shapes: R rows that there is room for, n rows in use, L slots that there is room for.
+"""
+
+import torch
+from torch import Tensor
+
+_LEAST_SLOTS = 16
+
+
+class RaggedRows:
+    """Rows 0 to n - 1 of one tensor [R, ..., L, ...]; each begins at slot 0 and is zero after its end.
+
+    Zeros, not leftovers: a masked key still takes part as 0 x value, and a value of a row that has left
+    may have been no number.
+
+    Args:
+        axis: Of the slots, 1 or 2; rows are axis 0.
+    """
+
+    def __init__(self, axis: int) -> None:
+        self._axis = axis
+        self._kept: Tensor | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held."""
+        return 0 if self._kept is None else self._kept.numel() * self._kept.element_size()
+
+    def put(self, row: int, value: Tensor) -> None:
+        """Makes `value`, without the axis of rows, the whole content of a row."""
+        num_slots = value.shape[self._axis - 1]
+        if self._kept is None:
+            shape = list(value.shape)
+            shape[self._axis - 1] = _capacity(num_slots, _LEAST_SLOTS)
+            self._kept = value.new_zeros((_capacity(row + 1, 1), *shape))
+        self.reserve(row + 1, num_slots)
+        target = self._kept[row]
+        target.zero_()
+        target.narrow(self._axis - 1, 0, num_slots).copy_(value)
+
+    def write(self, slots_n: Tensor, new: Tensor) -> None:
+        """Puts one new slot [n, ..., 1, ...] into each of the first n rows, at its own place."""
+        assert self._kept is not None
+        rows_n = torch.arange(len(slots_n), device=slots_n.device)
+        if self._axis == 1:
+            self._kept[rows_n, slots_n] = new[:, 0]
+        else:
+            self._kept[rows_n, :, slots_n] = new[:, :, 0]
+
+    def view(self, num_rows: int, num_slots: int) -> Tensor:
+        """The first rows, cut to `num_slots`."""
+        assert self._kept is not None
+        return self._kept[:num_rows].narrow(self._axis, 0, num_slots)
+
+    def move(self, source: int, target: int) -> None:
+        """Copies a row over another."""
+        assert self._kept is not None
+        self._kept[target] = self._kept[source]
+
+    def clear(self, row: int) -> None:
+        """Makes a row empty."""
+        assert self._kept is not None
+        self._kept[row].zero_()
+
+    def reserve(self, num_rows: int, num_slots: int) -> None:
+        """Makes room for so many rows and slots, by doubling."""
+        if self._kept is not None:
+            rows, slots = self._kept.shape[0], self._kept.shape[self._axis]
+            if rows < num_rows or slots < num_slots:
+                self._resize(_capacity(num_rows, rows), _capacity(num_slots, slots))
+
+    def shrink(self, num_rows: int, num_slots: int) -> None:
+        """Gives room back where less than a quarter is in use; all of it without rows."""
+        if self._kept is None:
+            return
+        if num_rows == 0:
+            self._kept = None
+            return
+        rows, slots = self._kept.shape[0], self._kept.shape[self._axis]
+        wanted_rows = _capacity(num_rows, 1) if 4 * num_rows <= rows else rows
+        wanted_slots = _capacity(num_slots, _LEAST_SLOTS) if 4 * max(num_slots, _LEAST_SLOTS) <= slots else slots
+        if (wanted_rows, wanted_slots) != (rows, slots):
+            self._resize(wanted_rows, wanted_slots)
+
+    def _resize(self, num_rows: int, num_slots: int) -> None:
+        assert self._kept is not None
+        shape = list(self._kept.shape)
+        common = min(num_rows, shape[0]), min(num_slots, shape[self._axis])
+        shape[0], shape[self._axis] = num_rows, num_slots
+        grown = self._kept.new_zeros(shape)
+        grown[: common[0]].narrow(self._axis, 0, common[1]).copy_(self.view(*common))
+        self._kept = grown
+
+
+def _capacity(needed: int, least: int) -> int:
+    """The first of `least`, 2 `least`, 4 `least`, ... that is enough."""
+    capacity = max(least, 1)
+    while capacity < needed:
+        capacity *= 2
+    return capacity
