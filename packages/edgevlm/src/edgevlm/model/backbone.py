@@ -4,9 +4,7 @@ Encode and project an image, compress its visual tokens, fuse the uncompressed o
 tokens, and give both to the language model.
 
 Positions: the model takes contiguous ones (as `generate` and collators make them; packed rows
-restart after the shared prefix) and, with `position_mode="uncompressed"`, maps them itself. The
-fusion's decoder branch has positions of its own: a row's uncompressed visual tokens first, then its
-text tokens in order.
+restart after the shared prefix) and, with `position_mode="uncompressed"`, maps them itself.
 
 An image may have fewer visual tokens than the model gives it by itself: whoever makes them fewer (a
 token reducer in the compressor's place) hands over `mm_encoder_outputs`, made by `image_output` from
@@ -31,10 +29,13 @@ from edgevlm.model.configuration import EdgeVlmConfig
 from edgevlm.model.connectors import Projector
 from edgevlm.model.fusion import Fusion
 from edgevlm.model.fusion_cache import FusionState
+from edgevlm.model.fusion_static import fusion_state_for
 from edgevlm.model.image_output import ImageOutput, image_output_of
+from edgevlm.model.infusing import fuse_next, fuse_prompt
 from edgevlm.model.layout import Layout, contiguous_positions
 from edgevlm.model.pretrained import EdgeVlmPreTrainedModel
-from edgevlm.model.text_masks import prompt_text_mask
+from edgevlm.model.reconstruction import Reconstruction
+from edgevlm.model.text_masks import added_mask, plain_mask
 from edgevlm.model.vision import patch_features
 
 
@@ -50,6 +51,7 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
             vision.hidden_size, text.hidden_size, hidden_act=config.projector_hidden_act, bias=config.projector_bias
         )
         self.compressor = compressor_of(config)
+        self.reconstruction = None if config.reconstruction == "none" else Reconstruction(config)
         self.language_model = AutoModel.from_config(text)
         self.fusion = None
         if config.fusion != "none":
@@ -151,10 +153,10 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
             pixel_values: [I, 3, H, W], or NaFlex patches; images in the order of their placeholders.
             pixel_attention_mask: NaFlex only, [I, n].
             spatial_shapes: NaFlex only, [I, 2].
-            attention_mask: [B, T with the past], 0 at padding on either side; or bool [B, 1, T, T]
-                of packed rows, without a past.
+            attention_mask: [B, T with the past], 0 at padding on either side; or [B, 1, T, keys], bool and True
+                where a key is seen, or what is added to scores, as of packed rows or for a static cache.
             position_ids: [B, T], contiguous, restarting after the prefix in packed rows.
-            past_key_values: Cache of the same rows; carries the fusion's state too.
+            past_key_values: Cache of the same rows, dynamic or static; carries the fusion's state too.
             use_cache: Defaults to True outside training.
             mm_encoder_outputs: Images already encoded, an `ImageOutput` under "image"; instead of pixel_values.
             **kwargs: For the language model.
@@ -179,7 +181,8 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
             images = None
             if pixel_values is not None or encoded is not None or bool(is_visual.any()):
                 images = self._read_images(encoded, pixel_values, pixel_attention_mask, spatial_shapes)
-            embeds, position_ids, state = self._prompt(embeds, is_visual, images, attention_mask, position_ids)
+            seen = plain_mask(attention_mask)
+            embeds, position_ids, state = self._prompt(embeds, is_visual, images, seen, position_ids, past_key_values)
             if images is not None and self._moves_positions and attention_mask is None and past_key_values is None:
                 # Without a mask transformers takes a jump in positions for the border of a packed row.
                 attention_mask = torch.ones_like(input_ids)
@@ -187,11 +190,13 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
             raise ModelInputError("pixel_values: expected images in the prompt, got images after the prompt")
         elif state is not None:
             # A placeholder is a token like any other here: a model may well generate one.
-            embeds = self._fuse_next(embeds, state, attention_mask, position_ids)
+            if self.fusion is not None and state.has_images:
+                seen, rotary_emb = plain_mask(attention_mask), self.language_model.rotary_emb
+                embeds = fuse_next(self.fusion, rotary_emb, embeds, state, seen, position_ids, self._num_visual)
             position_ids = position_ids + state.num_skipped_b[:, None] * self._moves_positions
         output: BaseModelOutputWithPast = self.language_model(
             inputs_embeds=embeds,
-            attention_mask=attention_mask,
+            attention_mask=self._backend_mask(attention_mask, embeds.dtype),
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
@@ -200,6 +205,12 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         if is_prompt and past_key_values is not None and state is not None:
             state.put_into(past_key_values)
         return output
+
+    def _backend_mask(self, attention_mask: Any, dtype: torch.dtype) -> Any:
+        """The eager backend adds a mask of queries and keys to scores, whatever its type."""
+        if getattr(attention_mask, "ndim", 0) != 4 or self.language_model.config._attn_implementation != "eager":
+            return attention_mask
+        return added_mask(attention_mask, dtype)
 
     @property
     def _num_visual(self) -> int:
@@ -231,59 +242,23 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
         images: ImageOutput | None,
         attention_mask: Tensor | None,
         position_ids: Tensor,
+        cache: Cache | None,
     ) -> tuple[Tensor, Tensor, FusionState]:
         """A prompt with its images in place: embeddings, the language model's positions, and the fusion's state."""
+        layout = Layout.of(is_visual, [] if images is None else images.num_tokens)
+        state = fusion_state_for(cache, layout, self._num_visual)
         if images is None:
-            return embeds, position_ids, FusionState.of(Layout.of(is_visual, []), self._num_visual)
-        layout = Layout.of(is_visual, images.num_tokens)
-        state = FusionState.of(layout, self._num_visual)
-        embeds = self._merge_prompt(embeds, images, layout, state, attention_mask, position_ids)
+            return embeds, position_ids, state
+        if self.fusion is not None:
+            rotary_emb = self.language_model.rotary_emb
+            embeds = fuse_prompt(self.fusion, rotary_emb, embeds, images, layout, state, attention_mask, position_ids)
+        # One empty part more, so that there is something to join where there are no images.
+        tokens = torch.cat([*images.tokens, embeds.new_empty(0, embeds.shape[-1])]).to(embeds.device, embeds.dtype)
+        embeds = embeds.masked_scatter(is_visual[..., None], tokens)
         if self._moves_positions:
             places = images.places_of(self._num_visual, is_visual.device)
             position_ids = layout.uncompressed_positions(position_ids, places, self._num_visual)
         return embeds, position_ids, state
-
-    def _merge_prompt(
-        self,
-        embeds: Tensor,
-        images: ImageOutput,
-        layout: Layout,
-        state: FusionState,
-        attention_mask: Tensor | None,
-        position_ids: Tensor,
-    ) -> Tensor:
-        if self.fusion is not None:
-            assert images.last_hidden_state is not None
-            assert images.valid is not None
-            rows = (embeds.shape[0], -1)
-            visual = images.last_hidden_state[layout.image_of_bk].view(*rows, embeds.shape[-1])
-            valid = (images.valid[layout.image_of_bk] & layout.has_image_bk[..., None]).view(rows)
-            index, filled = layout.text_index()
-            allowed, text_valid = prompt_text_mask(attention_mask, index, filled)
-            places = torch.arange(visual.shape[1], device=embeds.device)[None]
-            self.fusion.remember(state, visual, valid, self.language_model.rotary_emb(visual, places))
-            state.begin(text_valid)
-            expanded = index[..., None].expand(-1, -1, embeds.shape[-1])
-            ranks = (position_ids - layout.num_before_bt).gather(1, index)
-            fused = self.fusion(embeds.gather(1, expanded), self._text_rotary(embeds, ranks, state), state, allowed)
-            embeds = embeds.scatter(1, expanded, fused.to(embeds.dtype))
-        # One empty part more, so that there is something to join where there are no images.
-        tokens = torch.cat([*images.tokens, embeds.new_empty(0, embeds.shape[-1])]).to(embeds.device, embeds.dtype)
-        return embeds.masked_scatter(layout.is_visual_bt[..., None], tokens)
-
-    def _fuse_next(
-        self, embeds: Tensor, state: FusionState, attention_mask: Tensor | None, position_ids: Tensor
-    ) -> Tensor:
-        if self.fusion is None or not state.has_images:
-            return embeds
-        ranks = position_ids - state.num_placeholders_b[:, None]
-        allowed = state.text_mask(attention_mask, embeds.shape[1])
-        return self.fusion(embeds, self._text_rotary(embeds, ranks, state), state, allowed)
-
-    def _text_rotary(self, embeds: Tensor, ranks_bs: Tensor, state: FusionState) -> tuple[Tensor, Tensor]:
-        places_bs = ranks_bs + state.num_images_b[:, None] * self._num_visual
-        tables: tuple[Tensor, Tensor] = self.language_model.rotary_emb(embeds, places_bs)
-        return tables
 
 
 AutoModel.register(EdgeVlmConfig, EdgeVlmModel)

@@ -7,6 +7,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from edgevlm.errors import ModelInputError
 from edgevlm.model.grids import most_square
+from edgevlm.model.loss_weights import check_reconstruction
 
 SIGLIP2_SO400M = {
     "hidden_size": 1152,
@@ -35,6 +36,7 @@ CHOICES = {
     "fusion_order": ("serial", "parallel"),
     "init": ("scaled", "normal"),
     "position_mode": ("contiguous", "uncompressed"),
+    "reconstruction": ("none", "features", "pixels"),
 }
 
 
@@ -63,6 +65,10 @@ class EdgeVlmConfig(PreTrainedConfig):
         position_mode: "contiguous" counts positions over the sequence the language model sees;
             "uncompressed" gives a compressed token its group's mean position and text the position
             it has beside uncompressed images.
+        reconstruction: What a head for training predicts from compressed tokens: "features" of the encoder, "pixels",
+            or "none".
+        reconstruction_loss_weight: Of its loss, in the loss of a batch with labels.
+        text_loss_weight: Of the answers' loss beside it; with 0 the language model is not run for a loss at all.
         tie_word_embeddings: Whether the head shares the word embeddings; follows `text_config`.
     """
 
@@ -89,6 +95,9 @@ class EdgeVlmConfig(PreTrainedConfig):
     projector_bias: bool = True
     init: str = "scaled"
     position_mode: str = "contiguous"
+    reconstruction: str = "none"
+    reconstruction_loss_weight: float = 1.0
+    text_loss_weight: float = 1.0
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -103,6 +112,7 @@ class EdgeVlmConfig(PreTrainedConfig):
         if self.num_visual_tokens is None:
             self.num_visual_tokens = num_patches(vision)
         self._check_choices()
+        check_reconstruction(self)
         self._check_numbers(self.num_visual_tokens, int(text.num_hidden_layers))
 
     def _check_choices(self) -> None:

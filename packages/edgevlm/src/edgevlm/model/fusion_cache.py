@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from edgevlm.errors import ModelInputError
-from edgevlm.model.layout import Layout
 from edgevlm.model.text_masks import next_text_mask
 
 _COUNTS = ("num_placeholders_b", "num_images_b", "num_skipped_b")
@@ -56,11 +55,6 @@ class FusionState(CacheLayerMixin):
         self.dense = False
         self.filled = True
         self.is_initialized = True
-
-    @classmethod
-    def of(cls, layout: Layout, num_visual: int) -> "FusionState":
-        """The empty state of a prompt with images of `num_visual` uncompressed tokens."""
-        return cls(layout.num_placeholders_b, layout.num_images_b, layout.num_skipped_b(num_visual))
 
     @classmethod
     def find(cls, cache: Cache | None) -> "FusionState | None":

@@ -110,10 +110,15 @@ class Layout:
 def contiguous_positions(
     attention_mask: Tensor | None, num_tokens: int, num_past: int | Tensor, device: torch.device
 ) -> Tensor:
-    """Positions [B or 1, T] of new tokens: their count among all that the 2-D mask keeps."""
+    """Positions [B or 1, T] of new tokens: their count among all that the 2-D mask keeps.
+
+    A mask may be longer than there are tokens beside a static cache, whose `num_past` is a tensor.
+    """
+    place_t = torch.arange(num_tokens, device=device) + num_past
     if attention_mask is None or attention_mask.ndim != 2:
-        return torch.arange(num_tokens, device=device)[None] + num_past
-    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -num_tokens:]
+        return place_t[None]
+    counted = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+    return counted.index_select(1, place_t) if isinstance(num_past, Tensor) else counted[:, -num_tokens:]
 
 
 def _described(num_tokens_i: Sequence[int]) -> str:

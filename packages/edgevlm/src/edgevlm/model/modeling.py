@@ -6,13 +6,19 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, GenerationMixin
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from edgevlm.model.backbone import EdgeVlmModel
 from edgevlm.model.configuration import EdgeVlmConfig
 from edgevlm.model.image_output import image_output_of
 from edgevlm.model.layout import Layout
 from edgevlm.model.pretrained import EdgeVlmPreTrainedModel
+from edgevlm.model.reconstruction import (
+    EdgeVlmOutput,
+    auxiliary_output,
+    encode_and_reconstruct,
+    reconstruction_weight,
+)
 
 
 class EdgeVlmForConditionalGeneration(EdgeVlmPreTrainedModel, GenerationMixin):
@@ -46,7 +52,7 @@ class EdgeVlmForConditionalGeneration(EdgeVlmPreTrainedModel, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> EdgeVlmOutput:
         """Logits [B, T or logits_to_keep, vocabulary] and, with labels, the loss in nats.
 
         Args:
@@ -64,6 +70,15 @@ class EdgeVlmForConditionalGeneration(EdgeVlmPreTrainedModel, GenerationMixin):
             mm_encoder_outputs: As in `EdgeVlmModel.forward`.
             **kwargs: For the language model.
         """
+        auxiliary_loss = None
+        if labels is not None and self.model.reconstruction is not None:
+            if pixel_values is not None:
+                images, error = encode_and_reconstruct(self.model, pixel_values, pixel_attention_mask, spatial_shapes)
+                mm_encoder_outputs = {"image": images}
+                pixel_values = pixel_attention_mask = spatial_shapes = None
+                auxiliary_loss = error * reconstruction_weight(self.config, labels, num_items_in_batch)
+            if self.config.text_loss_weight == 0:
+                return auxiliary_output(self.model.reconstruction, auxiliary_loss)
         output = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -84,12 +99,15 @@ class EdgeVlmForConditionalGeneration(EdgeVlmPreTrainedModel, GenerationMixin):
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
             )
-        return CausalLMOutputWithPast(
+            if self.model.reconstruction is not None:
+                loss = self.config.text_loss_weight * loss + (0 if auxiliary_loss is None else auxiliary_loss)
+        return EdgeVlmOutput(
             loss=loss,
             logits=logits,
             past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
+            auxiliary_loss=auxiliary_loss,
         )
 
     def _expand_multimodal_outputs(

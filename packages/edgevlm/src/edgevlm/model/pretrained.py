@@ -11,6 +11,7 @@ from edgevlm.model.compressors import ConvCompressor, MlpCompressor
 from edgevlm.model.configuration import EdgeVlmConfig
 from edgevlm.model.connectors import Projector
 from edgevlm.model.fusion import CrossFusion, DecoderFusion
+from edgevlm.model.reconstruction import Reconstruction
 
 
 class EdgeVlmPreTrainedModel(PreTrainedModel):
@@ -25,6 +26,9 @@ class EdgeVlmPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
+    # A head for training comes and goes; a fresh one is no fault of the checkpoint.
+    _keys_to_ignore_on_load_missing = [r"model\.reconstruction\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"model\.reconstruction\."]  # noqa: RUF012
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # transformers skips a module without parameters of its own in code it does not know, and with
@@ -48,7 +52,7 @@ class EdgeVlmPreTrainedModel(PreTrainedModel):
             for convolution in (module.pool, module.mix):
                 assert convolution.bias is not None
                 init.zeros_(convolution.bias)
-        elif isinstance(module, Projector | MlpCompressor | ConvCompressor | CrossFusion):
+        elif isinstance(module, Projector | MlpCompressor | ConvCompressor | CrossFusion | Reconstruction):
             for layer in module.children():
                 if isinstance(layer, nn.Linear | nn.Conv2d):
                     init.normal_(layer.weight, std=1 / math.sqrt(layer.weight[0].numel()) if scaled else 1.0)

@@ -37,27 +37,48 @@ def prompt_text_mask(attention_mask: Tensor | None, index_bs: Tensor, filled_bs:
     return ((rank_s[:, None] >= rank_s) & valid_bs[:, None]) | itself_ss, valid_bs
 
 
-def next_text_mask(
-    attention_mask: Tensor | None, earlier_bl: Tensor, num_new: int, num_past: Tensor | int | None = None
-) -> tuple[Tensor, Tensor]:
+def next_text_mask(attention_mask: Tensor | None, earlier_bl: Tensor, num_new: int) -> tuple[Tensor, Tensor]:
     """Mask of new text tokens after a prompt, bool [B, num_new, L + num_new], and their validity [B, num_new].
 
     Args:
-        attention_mask: None, [B, all tokens so far], or [B, 1, num_new, keys] as in `seen_keys`.
+        attention_mask: None, [B, all tokens so far], or [B, 1, num_new, all tokens so far] as in `seen_keys`.
         earlier_bl: Validity of earlier text tokens.
         num_new: New tokens of every row.
-        num_past: Tokens of the sequence before the new ones; where None, the new ones are the mask's last.
     """
     rank = torch.arange(num_new, device=earlier_bl.device)
-    if attention_mask is None:
-        valid = torch.ones(earlier_bl.shape[0], num_new, dtype=torch.bool, device=earlier_bl.device)
-    else:
-        first = attention_mask.shape[-1] - num_new if num_past is None else num_past
-        last = attention_mask if attention_mask.ndim == 2 else seen_keys(attention_mask)
-        keys = last.bool().index_select(-1, rank + first)
-        valid = keys if keys.ndim == 2 else keys.diagonal(dim1=1, dim2=2)
+    first = 0 if attention_mask is None else attention_mask.shape[-1] - num_new
+    valid = valid_tokens(attention_mask, rank + first, earlier_bl.shape[0])
     new = ((rank[:, None] >= rank) & valid[:, None]) | (rank[:, None] == rank)
     return torch.cat((earlier_bl[:, None].expand(-1, num_new, -1), new), dim=-1), valid
+
+
+def valid_tokens(attention_mask: Tensor | None, places_s: Tensor, num_rows: int) -> Tensor:
+    """Which of the newest tokens are no padding, bool [B, S].
+
+    Args:
+        attention_mask: None, [B, keys], or [B, 1, S, keys] as in `seen_keys`, whose queries are these tokens.
+        places_s: Where they stand among all tokens.
+        num_rows: B.
+    """
+    if attention_mask is None:
+        return torch.ones(num_rows, places_s.shape[0], dtype=torch.bool, device=places_s.device)
+    if attention_mask.ndim == 2:
+        return attention_mask.index_select(1, places_s).bool()
+    return seen_keys(attention_mask).index_select(2, places_s).diagonal(dim1=1, dim2=2)
+
+
+def plain_mask(attention_mask: Tensor | dict[str, Tensor | None] | None) -> Tensor | None:
+    """The mask of full attention, of a dictionary by type of layer; a mask alone is that one."""
+    return attention_mask.get("full_attention") if isinstance(attention_mask, dict) else attention_mask
+
+
+def added_mask(mask_b1tk: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a mask over queries and keys adds to scores: 0 or the least number."""
+    if mask_b1tk.is_floating_point():
+        return mask_b1tk
+    return torch.zeros(mask_b1tk.shape, dtype=dtype, device=mask_b1tk.device).masked_fill(
+        ~mask_b1tk.bool(), torch.finfo(dtype).min
+    )
 
 
 def seen_keys(mask_b1tk: Tensor) -> Tensor:
