@@ -27,12 +27,13 @@ from vlmpress.artifact import ArtifactError
 SIZE = ImageSize(width=60, height=40)
 
 
-def edge_config(tiny, vision="clip", text="llama", **changes):
+def edge_config(tiny, vision="clip", text="llama", num_text_layers=2, **changes):
     config = tiny.vision_config(vision)
     if vision == "siglip":
         config.vision_use_head = False
+    text = tiny.text_config(text, num_hidden_layers=num_text_layers)
     changes = {"num_compressed_tokens": 4, "image_token_id": tiny.words.index("<image>")} | changes
-    return EdgeVlmConfig(vision_config=config, text_config=tiny.text_config(text), **changes)
+    return EdgeVlmConfig(vision_config=config, text_config=text, **changes)
 
 
 def qwen_config(config_class, **vision):
@@ -88,13 +89,31 @@ def test_edge_models(tiny, vision, fusion):
     assert_counted(edge_config(tiny, vision, "qwen2" if vision == "siglip2" else "llama", fusion=fusion))
 
 
+@pytest.mark.parametrize("vision", ["clip", "siglip2"])
+@pytest.mark.parametrize(("compressor", "num_compressed"), [
+    ("conv", 4), ("conv", 6), ("conv", 1), ("maxpool", 4), ("maxpool", 6), ("mlp", 3), ("none", 16),
+])  # fmt: skip
+def test_compressors(tiny, vision, compressor, num_compressed):
+    assert_counted(edge_config(tiny, vision, compressor=compressor, num_compressed_tokens=num_compressed))
+
+
+@pytest.mark.parametrize("fusion", ["cross", "decoder", "combined"])
+@pytest.mark.parametrize("num_layers", [2, 3])
+@pytest.mark.parametrize("order", ["serial", "parallel"])
+def test_several_fusion_layers(tiny, fusion, num_layers, order):
+    changes = {"fusion": fusion, "num_fusion_layers": num_layers, "fusion_order": order}
+    config = edge_config(tiny, "siglip2", num_text_layers=3, **changes)
+    counted, model = assert_counted(config)
+    inputs = request_inputs(config, image=SIZE, num_text_tokens=9)
+    with torch.inference_mode():
+        assert counted.kv_cache_bytes == cache_bytes(model(**inputs, use_cache=True).past_key_values)
+    # All fusion layers but the last run whole either way.
+    assert counted.macs_linear - counted.macs_linear_as_run == (fusion != "cross") * 16 * (2 * 32**2 + 3 * 32 * 48)
+
+
 @pytest.mark.parametrize("image", [(8, 8), (100, 20), (31, 77)])
 def test_edge_model_sizes(tiny, image):
     assert_counted(edge_config(tiny, "siglip2"), ImageSize(width=image[0], height=image[1]), num_text=1)
-
-
-def test_edge_model_without_a_compressor(tiny):
-    assert_counted(edge_config(tiny, "clip", compressor="none", num_compressed_tokens=16))
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "internvl"])

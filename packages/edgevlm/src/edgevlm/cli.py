@@ -3,6 +3,7 @@
 import typer
 
 import vlmpress.cli
+from edgevlm.cli_bench import bench
 from edgevlm.cli_build import build
 from edgevlm.cli_chat import chat
 from edgevlm.cli_profile import profile
@@ -13,6 +14,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build, inspe
 app.command()(build)
 app.command()(chat)
 app.command()(profile)
+app.command()(bench)
 
 
 def main() -> int:

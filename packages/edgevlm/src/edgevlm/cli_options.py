@@ -19,12 +19,6 @@ class Compressor(StrEnum):
     NONE = "none"
 
 
-class Preset(StrEnum):
-    """Known architectures."""
-
-    AURORAEDGE_V_2B = "auroraedge-v-2b"
-
-
 class Dtype(StrEnum):
     """Types of weights."""
 

@@ -31,3 +31,7 @@ class BuildError(EdgeVlmError, ValueError):
 
 class UnknownPresetError(EdgeVlmError, ValueError):
     """There is no architecture of that name."""
+
+
+class BenchError(EdgeVlmError, ValueError):
+    """A bench cannot be run or resumed as it was asked for, or one of its processes failed."""

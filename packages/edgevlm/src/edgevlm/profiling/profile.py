@@ -15,7 +15,7 @@ from edgevlm.profiling.layouts import ImageSize, VisualLayout, visual_layout
 from edgevlm.profiling.memory import WeightBytes, kv_cache_bytes, weight_bytes
 from edgevlm.profiling.parts import HEAD, PARTS, part_of
 from edgevlm.profiling.skeletons import meta_model
-from edgevlm.profiling.work import attention_macs, linear_macs
+from edgevlm.profiling.work import linear_macs, product_macs
 
 PAPER_IMAGE = ImageSize(width=640, height=480)
 
@@ -73,9 +73,9 @@ def profile(config: Any, *, num_text_tokens: int, image: ImageSize = PAPER_IMAGE
     model = meta_model(config)
     linear = linear_macs(model, config, layout, num_text_tokens, "as_run")
     linear_paper = linear_macs(model, config, layout, num_text_tokens, "paper")
-    attention = attention_macs(config, layout, num_text_tokens, "as_run")
-    attention_paper = attention_macs(config, layout, num_text_tokens, "paper")
-    both = linear + attention
+    products = product_macs(model, config, layout, num_text_tokens, "as_run")
+    products_paper = product_macs(model, config, layout, num_text_tokens, "paper")
+    both = linear + products
     head = linear[HEAD]
     prompt_bytes, later_bytes = kv_cache_bytes(config, layout, num_text_tokens)
     return Profile(
@@ -85,7 +85,7 @@ def profile(config: Any, *, num_text_tokens: int, image: ImageSize = PAPER_IMAGE
         macs_linear=linear_paper.total(), macs_linear_as_run=linear.total(),
         flops=2 * both.total(), flops_by_module={part: 2 * both[part] for part in PARTS if both[part]},
         flops_last_logits=2 * (both.total() - head + head // (layout.num_seen + num_text_tokens)),
-        flops_paper=2 * (linear_paper + attention_paper).total(),
+        flops_paper=2 * (linear_paper + products_paper).total(),
         weights=weight_bytes(model, config), kv_cache_bytes=prompt_bytes, kv_cache_bytes_per_token=later_bytes,
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from edgevlm.errors import ModelDirectoryError
+from edgevlm.model.loading import load_part
 from vlmpress.artifact import import_model_code
 
 
@@ -17,7 +17,4 @@ def saved_config(directory: Path) -> Any:
         ModelDirectoryError: The configuration is none that transformers knows.
     """
     import_model_code(directory)
-    try:
-        return AutoConfig.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelDirectoryError(f"{directory}: expected a model's configuration, got: {error}") from error
+    return load_part(AutoConfig, directory, "a model's configuration")

@@ -32,8 +32,8 @@ def linear_macs(model: nn.Module, config: Any, layout: VisualLayout, num_text: i
     return macs
 
 
-def attention_macs(config: Any, layout: VisualLayout, num_text: int, way: Way) -> Counter[str]:
-    """Of attention's two products, by part."""
+def product_macs(model: nn.Module, config: Any, layout: VisualLayout, num_text: int, way: Way) -> Counter[str]:
+    """Of products of activations, by part: attention's two, and resampling before a convolution compressor."""
     text: Any = config.get_text_config()
     num_layers, width = int(text.num_hidden_layers), _attention_width(text)
     num_seen = layout.num_seen + num_text
@@ -41,12 +41,14 @@ def attention_macs(config: Any, layout: VisualLayout, num_text: int, way: Way) -
     if config.model_type == "edgevlm" and config.fusion != "none":
         pairs = _fusion_pairs(config, layout.num_projected, num_text, way)
         macs[FUSION] = 2 * pairs["cross"] * int(text.hidden_size) + 2 * pairs["decoder"] * width
+    if config.model_type == "edgevlm":
+        macs[COMPRESSOR] = _resampling(model, config)
     return macs
 
 
 def num_fusion_layers(config: Any) -> int:
     """Layers of each branch of an edge model's fusion."""
-    return int(getattr(config, "num_fusion_layers", 1))
+    return int(config.num_fusion_layers)
 
 
 def _uses(name: str, module: nn.Module, part: str, config: Any, layout: VisualLayout, num_text: int, way: Way) -> int:
@@ -61,6 +63,15 @@ def _uses(name: str, module: nn.Module, part: str, config: Any, layout: VisualLa
     return {PROJECTOR: layout.num_projected, LANGUAGE: layout.num_seen + num_text, HEAD: layout.num_seen + num_text}[
         part
     ]
+
+
+def _resampling(model: Any, config: Any) -> int:
+    """Of the product that brings an image's tokens to the convolution's grid."""
+    compressor = model.model.compressor
+    if config.compressor != "conv" or (config.vision_encoder != "siglip2" and compressor.grid == compressor.square):
+        return 0
+    rows, columns = compressor.grid
+    return int(rows * columns * config.num_visual_tokens * config.get_text_config().hidden_size)
 
 
 def _embeds_patches(name: str, module: nn.Module) -> bool:

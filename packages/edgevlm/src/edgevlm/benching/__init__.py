@@ -1,0 +1,1 @@
+"""Times models at full shape side by side, each in a process of its own."""
