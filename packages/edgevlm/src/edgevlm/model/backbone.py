@@ -35,7 +35,6 @@ from edgevlm.model.infusing import fuse_next, fuse_prompt
 from edgevlm.model.layout import Layout, contiguous_positions
 from edgevlm.model.pretrained import EdgeVlmPreTrainedModel
 from edgevlm.model.reconstruction import Reconstruction
-from edgevlm.model.reconstruction import Reconstruction
 from edgevlm.model.text_masks import added_mask, plain_mask
 from edgevlm.model.vision import patch_features
 
@@ -52,7 +51,6 @@ class EdgeVlmModel(EdgeVlmPreTrainedModel):
             vision.hidden_size, text.hidden_size, hidden_act=config.projector_hidden_act, bias=config.projector_bias
         )
         self.compressor = compressor_of(config)
-        self.reconstruction = None if config.reconstruction == "none" else Reconstruction(config)
         self.reconstruction = None if config.reconstruction == "none" else Reconstruction(config)
         self.language_model = AutoModel.from_config(text)
         self.fusion = None
