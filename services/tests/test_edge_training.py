@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoProcessor, LlavaForConditionalGeneration, TrainingArguments
 
 from edgevlm import EdgeModelSpec, EdgeVlmForConditionalGeneration, build_from_llava
 from edgevlm.serving.engine import Engine
 from edgevlm.wire import spec_to_proto
-from vlmpress.data import Record, Turn, write_records
+from stagetrain import ConversationCollator, ImageGroups, named_schedule, train
+from vlmpress.data import Record, Turn, load_records, write_records
 from vlmpress.job.v1 import job_pb2
 from vlmpress_services.job_work import check_spec, do_work
 
@@ -107,3 +108,76 @@ def test_a_job_trains_an_edge_model(edge_directory: Path, store: Any, add_datase
     changed = parts_changed(before, after)
     assert "compressor" in changed
     assert "vision_tower" not in changed
+
+
+def command(*arguments: object) -> Any:
+    """What `stagetrain train` says of itself."""
+    code = "import sys; from stagetrain.cli import main; sys.exit(main())"
+    texts = [str(argument) for argument in arguments]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, "train", *texts, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_compressor_is_pretrained_alone_and_then_trained_in_auroraedges_stages(
+    tiny_llava_directory: Path, records: Path, tmp_path: Path
+) -> None:
+    llava = LlavaForConditionalGeneration.from_pretrained(tiny_llava_directory)
+    model, processor = build_from_llava(
+        llava, AutoProcessor.from_pretrained(tiny_llava_directory), num_compressed_tokens=4
+    )
+    model.save_pretrained(tmp_path / "edge")
+    processor.save_pretrained(tmp_path / "edge")
+    small = ["training.bf16=false", "training.use_cpu=true", "training.dataloader_num_workers=0"]
+    data = f"data.records={records}"
+    places = [f"model={tmp_path / 'edge'}", data, f"out={tmp_path / 'pretrained'}", *small]
+    run = ["training.num_train_epochs=4", "training.per_device_train_batch_size=3", "training.learning_rate=0.01"]
+    told = command("compressor_pretraining", *places, *run)
+    assert told["steps"] == 4 * 3
+    before = EdgeVlmForConditionalGeneration.from_pretrained(tmp_path / "edge").state_dict()
+    pretrained = EdgeVlmForConditionalGeneration.from_pretrained(tmp_path / "pretrained")
+    head = {name for name in pretrained.state_dict() if name.startswith("model.reconstruction.")}
+    after = {name: value for name, value in pretrained.state_dict().items() if name not in head}
+    assert head
+    assert parts_changed(before, after) == {"compressor"}
+    assert pretrained.config.text_loss_weight == 0
+    # Tables 1 and 2 on 9 records, in batches of 4, 4 and 2: 7, 7 and 9 steps.
+    change = "model_config={reconstruction: none, text_loss_weight: 1.0}"
+    places = [f"model={tmp_path / 'pretrained'}", data, f"out={tmp_path / 'trained'}", *small]
+    told = command("auroraedge", *places, change, "training.per_device_train_batch_size=4")
+    assert told["steps"] == 7 + 7 + 9
+    trained = EdgeVlmForConditionalGeneration.from_pretrained(tmp_path / "trained")
+    assert trained.model.reconstruction is None
+    changed = parts_changed(after, trained.state_dict())
+    assert changed == {"vision_tower", "multi_modal_projector", "compressor", "fusion", "language_model"} | (
+        {"weight"} & changed
+    )
+
+
+def test_the_error_of_images_is_that_of_the_whole_batch(
+    tiny_llava_directory: Path, records: Path, tmp_path: Path
+) -> None:
+    """A batch of images with answers of one length, and text, in one part or in five."""
+    processor, losses, samples = None, [], ImageGroups(load_records(records, records.parent))
+    for size in (5, 1):
+        llava = LlavaForConditionalGeneration.from_pretrained(tiny_llava_directory)
+        model, processor = build_from_llava(
+            llava,
+            AutoProcessor.from_pretrained(tiny_llava_directory),
+            num_compressed_tokens=4,
+            reconstruction="pixels",
+            reconstruction_loss_weight=0.5,
+        )
+        args = TrainingArguments(
+            output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=size, use_cpu=True, report_to=[],
+            gradient_accumulation_steps=5 // size, save_strategy="no", learning_rate=0.01, optim="sgd",
+        )  # fmt: skip
+        result = train(model, samples, ConversationCollator(processor, 2), named_schedule("plain", 2), args)
+        losses.append(result.losses)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -18,6 +18,7 @@ _CONNECTING = {
     "merger",
     "deepstack_merger_list",
     "compressor",
+    "reconstruction",
     "fusion",
     "visual_compressor",
 }

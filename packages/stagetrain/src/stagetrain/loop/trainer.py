@@ -26,6 +26,7 @@ from stagetrain.loop.feeding import (
 )
 from stagetrain.loop.identity import run_identity
 from stagetrain.loop.learning_rates import LearningRateCurve
+from stagetrain.loop.loss_shares import num_images, share_of_loss
 from stagetrain.loop.stage_callback import StageCallback
 from stagetrain.loop.stage_rates import Factor, check_any_scheduler, stage_factors
 from stagetrain.loop.staging import StageSwitch, unadapted
@@ -46,7 +47,8 @@ class StageTrainer(CheckpointingTrainer):
     """`Trainer` with ready batches by step, stages, and checkpoints that a killed run goes on from bit for bit.
 
     The stage, the data, the learning rate and random state follow from the optimizer step alone. The loss of a step is
-    the mean over the answer tokens of all its micro-batches and ranks, whatever the model's class.
+    the mean over the answer tokens of all its micro-batches and ranks, whatever the model's class. Of what a model
+    names `auxiliary_loss` in its outputs, which its loss has in it too, it is the mean over their images.
 
     Args:
         model: A Hugging Face model that accepts the batches and returns a loss that is a mean over answer tokens.
@@ -106,7 +108,7 @@ class StageTrainer(CheckpointingTrainer):
         self._schedule, self._curve, self._num_samples = schedule, curve, num_samples
         self._eval_compression, self._max_skipped = eval_compression, max_skipped
         self._num_visual_tokens = num_visual_tokens
-        self._num_parts = self._part = self._num_flop_parameters = 0
+        self._num_parts = self._part = self._num_images = self._num_flop_parameters = 0
         self._step_loss: torch.Tensor | None = None
         args.remove_unused_columns = False
         if args.ddp_find_unused_parameters is None:
@@ -155,10 +157,11 @@ class StageTrainer(CheckpointingTrainer):
                 sum(num_answer_tokens(batch) for batch in batches),
                 sum(batch["input_ids"].numel() for batch in batches),
                 len(messages),
+                sum(num_images(batch) for batch in batches),
             ],
             device=device,
         )
-        num_answers, num_tokens, num_skipped = self.accelerator.reduce(counts, "sum").tolist()
+        num_answers, num_tokens, num_skipped, self._num_images = self.accelerator.reduce(counts, "sum").tolist()
         self.throughput.read(num_tokens)
         if num_skipped:
             self._count_skipped(messages)
@@ -215,12 +218,13 @@ class StageTrainer(CheckpointingTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """In training this micro-batch's share of the mean over the step's answer tokens."""
-        own = num_answer_tokens(inputs) if num_items_in_batch is not None else 0
+        """In training this micro-batch's share of the step's loss."""
+        in_training = num_items_in_batch is not None
+        own = num_answer_tokens(inputs) * self.args.world_size if in_training else 0
+        images = num_images(inputs) * self.args.world_size / max(1, self._num_images)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        if num_items_in_batch is not None:
-            # Without an answer the model's mean is 0 / 0; every rank must still have something to go back through.
-            loss = loss * (own * self.args.world_size / num_items_in_batch) if own else outputs["logits"].sum() * 0.0
+        if in_training:
+            loss = share_of_loss(loss, outputs, own and own / num_items_in_batch, images)
         return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: Any) -> int:

@@ -1,6 +1,6 @@
 """Staged training: the one function that commands, the pipeline and workers call."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,7 @@ def train(
     max_skipped: int = MAX_SKIPPED,
     feature_cache_bytes: int = 0,
     processor: Any = None,
+    identity: Mapping[str, Any] | None = None,
     resume_from_checkpoint: str | bool | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     on_progress: Progress | None = None,
@@ -91,6 +92,7 @@ def train(
         feature_cache_bytes: Memory for the features of a vision tower that no stage trains: each image is encoded once,
             alone. 0: images are encoded in every step.
         processor: Saved with every checkpoint.
+        identity: More of what must be equal for a checkpoint to be of this run, as JSON values.
         resume_from_checkpoint: A checkpoint; True: the newest whole one in `output_dir`; False: start again; None: as
             True if checkpoints are saved and there is one.
         callbacks: More of Trainer's callbacks.
@@ -126,7 +128,7 @@ def train(
                 eval_compression=eval_compression,
                 num_visual_tokens=num_visual_tokens,
                 max_skipped=max_skipped,
-                identity={"order": order, "cached_features": feature_cache_bytes > 0},
+                identity={"order": order, "cached_features": feature_cache_bytes > 0, **(identity or {})},
                 processing_class=processor,
                 callbacks=list(callbacks),
             )

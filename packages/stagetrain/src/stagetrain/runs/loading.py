@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -12,6 +14,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     PreTrainedTokenizerBase,
+    TrainingArguments,
 )
 
 from stagetrain.runs.run_config import DataConfig, RunConfig
@@ -20,7 +23,7 @@ from stagetrain.samples.placeholders import ImageEncoder
 from vlmpress.artifact import ArtifactError, import_model_code
 from vlmpress.data import load_records, open_records
 
-_FAULTS = (ArtifactError, OSError, ValueError, KeyError)
+_FAULTS = (ArtifactError, OSError, ValueError, KeyError, StrictDataclassError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +48,25 @@ class TextProcessor:
 
 
 def load_model_config(config: RunConfig) -> Any:
-    """The model's configuration; registers what a distribution offers for its type.
+    """The model's configuration, with the run's changes; registers what a distribution offers for its type.
 
     Raises:
-        ConfigError: There is no such model.
+        ConfigError: There is no such model, or it cannot be changed so.
     """
     directory = Path(config.model)
     try:
         if directory.exists():
             import_model_code(directory)
-        return AutoConfig.from_pretrained(config.model)
+        found = AutoConfig.from_pretrained(config.model)
     except _FAULTS as error:
         raise config.places.error(("model",), f"expected a model directory, got {_line(error)}") from error
+    for name in config.model_config:
+        if not hasattr(found, name):
+            raise config.places.error(("model_config", name), f"expected a field of {type(found).__name__}, got {name}")
+    try:
+        return type(found).from_dict({**found.to_dict(), **config.model_config}) if config.model_config else found
+    except _FAULTS as error:
+        raise config.places.error(("model_config",), _line(error)) from error
 
 
 def load_model(config: RunConfig, model_config: Any) -> Any:
@@ -68,7 +78,11 @@ def load_model(config: RunConfig, model_config: Any) -> Any:
     # Image models have a language model's class too, which would leave the images out.
     auto: Any = AutoModelForImageTextToText if sees_images(model_config) else AutoModelForCausalLM
     try:
-        model, report = auto.from_pretrained(config.model, dtype=config.dtype, output_loading_info=True)
+        # What a model has and its checkpoint may lack, such as a head for training, begins the same in every run.
+        torch.manual_seed(config.training.get("seed", TrainingArguments.seed))
+        model, report = auto.from_pretrained(
+            config.model, config=model_config, dtype=config.dtype, output_loading_info=True
+        )
     except _FAULTS as error:
         raise config.places.error(("model",), f"expected a model to train, got {_line(error)}") from error
     if report["missing_keys"]:

@@ -69,6 +69,7 @@ class RunConfig:
 
     Attributes:
         model: Directory of a model (save_pretrained), or a name that `from_pretrained` knows.
+        model_config: Fields of the model's configuration to change, such as `reconstruction` of an edge model.
         processor: Of its processor; by default the model's.
         out: Directory to write; must not exist.
         data: What to train on.
@@ -88,6 +89,7 @@ class RunConfig:
     model: str
     out: Path
     data: DataConfig
+    model_config: dict[str, Any] = field(default_factory=dict)
     processor: str | None = None
     evaluation: DataConfig | None = None
     eval_compression: Literal["stage", "none"] = "stage"

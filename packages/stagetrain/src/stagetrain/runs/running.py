@@ -138,6 +138,7 @@ def execute(
         eval_compression=config.eval_compression,
         max_skipped=config.max_skipped,
         feature_cache_bytes=config.feature_cache_bytes,
+        identity={"model_config": config.model_config},
         callbacks=(*callbacks, whole),
         on_progress=on_progress,
         num_visual_tokens=run.num_visual_tokens or PAPER_VISUAL_TOKENS,
