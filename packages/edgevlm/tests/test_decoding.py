@@ -6,9 +6,9 @@ import torch
 MODES = ["contiguous", "uncompressed"]
 VARIANTS = [
     {"fusion": "none"},
-    *({"fusion": fusion, "num_fusion_layers": number} for fusion in ("cross", "decoder", "combined") for number in (1, 2)),
-    *({"fusion": "combined", "fusion_order": "parallel", "num_fusion_layers": number} for number in (1, 2)),
-]  # fmt: skip
+    *({"fusion": fusion, "num_fusion_layers": layers} for fusion in ("cross", "decoder", "combined") for layers in (1, 2)),
+    *({"fusion": "combined", "fusion_order": "parallel", "num_fusion_layers": layers} for layers in (1, 2)),
+]
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 PAD, BOS, IMAGE = 0, 2, 4
 
