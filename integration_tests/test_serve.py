@@ -101,7 +101,9 @@ def test_an_unknown_method_is_unimplemented(server: Any) -> None:
 
 
 def test_generate_streams_tokens(server: Any, tiny: Artifact, png: bytes) -> None:
-    request = edgevlm_service_pb2.GenerateRequest(model=tiny.digest, image=png, prompt="is it red ?", max_new_tokens=5)
+    request = edgevlm_service_pb2.GenerateRequest(
+        model=tiny.digest, images=[png], prompt="is it red ?", max_new_tokens=5
+    )
     with grpc.insecure_channel(server.address) as channel:
         responses = list(EdgeVlmServiceStub(channel).Generate(request, timeout=60))
     kinds = [response.WhichOneof("event") for response in responses]

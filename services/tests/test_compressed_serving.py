@@ -68,7 +68,7 @@ async def test_a_served_model_compresses_as_it_was_trained_to(
     expected = token_ids(engine, png)
     assert expected != plain
     assert token_ids(Engine.load(model.path), png) == expected
-    request = pb.GenerateRequest(model=model.digest, image=png, prompt=PROMPT, max_new_tokens=8)
+    request = pb.GenerateRequest(model=model.digest, images=[png], prompt=PROMPT, max_new_tokens=8)
     async with serving("edgevlm") as channel:
         responses = [response async for response in EdgeVlmServiceStub(channel).Generate(request)]
     assert [response.token.id for response in responses[:-1]] == expected

@@ -167,7 +167,9 @@ async def test_a_budget_for_each_request(serving: Any, add_edge: Any, refusal: A
 
         def ask(image: bytes, limit: int) -> Any:
             return stub.Generate(
-                pb.GenerateRequest(model=digest, image=image, prompt=PROMPT, max_new_tokens=2, max_visual_tokens=limit)
+                pb.GenerateRequest(
+                    model=digest, images=[image] * bool(image), prompt=PROMPT, max_new_tokens=2, max_visual_tokens=limit
+                )
             )
 
         async def seen(image: bytes, limit: int = 0) -> int:
@@ -207,7 +209,7 @@ async def test_a_budget_without_a_policy(serving: Any, add_edge: Any, refusal: A
     digest = add_edge("none", policy=None).digest
     async with serving("edgevlm") as channel:
         stub = EdgeVlmServiceStub(channel)
-        fields: Any = {"model": digest, "image": picture(busy=True), "prompt": PROMPT, "max_new_tokens": 1}
+        fields: Any = {"model": digest, "images": [picture(busy=True)], "prompt": PROMPT, "max_new_tokens": 1}
         last = [response async for response in stub.Generate(pb.GenerateRequest(**fields, max_visual_tokens=36))][-1]
         assert last.finish.num_visual_tokens == 36
         code, text = await refusal(stub.Generate(pb.GenerateRequest(**fields, max_visual_tokens=35)).read())

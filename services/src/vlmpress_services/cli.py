@@ -26,6 +26,7 @@ def serve(
     store: Annotated[Path, typer.Option(help="Root of the artifact store.")] = DEFAULT_STORE,
     services: Annotated[str, typer.Option(help="all, or a comma-separated list; exactly these are hosted.")] = "all",
     max_concurrent: Annotated[int, typer.Option(min=1, help="Calls that may run at a time.")] = 64,
+    max_batch: Annotated[int, typer.Option(min=1, help="Answers that one model works on at a time.")] = 64,
     reflection: Annotated[bool | None, typer.Option(help="By default only on a loopback address.")] = None,
     exit_with_stdin: Annotated[bool, typer.Option("--exit-with-stdin", help="Stop when standard input ends.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Log warnings and errors only.")] = False,
@@ -44,6 +45,7 @@ def serve(
         store=store,
         services=parse_services(services),
         max_concurrent=max_concurrent,
+        max_batch=max_batch,
         reflection=reflection,
     )
     store.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Small synchronous clients; they hold nothing but an address until the first call, so they can be pickled."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -95,22 +95,22 @@ class EdgeVlmClient(Client):
     def generate(
         self,
         ref: str,
-        image_bytes: bytes | None,
+        images: bytes | Sequence[bytes] | None,
         prompt: str,
         max_new_tokens: int,
         max_visual_tokens: int | None = None,
     ) -> Answer:
-        """The greedy answer to one question, with at most so many visual tokens.
+        """The greedy answer to one question about encoded images, with at most so many visual tokens.
 
         Raises:
             InvalidRequestError: max_visual_tokens is below 1; on the wire 0 would mean no limit.
-            ServiceError: The call failed.
+            ServiceError: The call failed, or its time was over before the answer was whole.
         """
         if max_visual_tokens is not None and max_visual_tokens < 1:
             raise InvalidRequestError(f"max_visual_tokens: expected at least 1 or None, got {max_visual_tokens}")
         request = edgevlm_service_pb2.GenerateRequest(
             model=ref,
-            image=image_bytes or b"",
+            images=[images] if isinstance(images, bytes) else images or (),
             prompt=prompt,
             max_new_tokens=max_new_tokens,
             max_visual_tokens=max_visual_tokens or 0,
@@ -126,6 +126,10 @@ class EdgeVlmClient(Client):
                     finish = response.finish
         if finish is None:
             raise ServiceError("DATA_LOSS", "Generate: the stream ended without a finish event")
+        if finish.reason == edgevlm_service_pb2.FINISH_REASON_DEADLINE:
+            raise ServiceError(
+                "DEADLINE_EXCEEDED", f"Generate: expected an answer in {self.timeout_s} s, got {finish.text[:80]!r}"
+            )
         return Answer(
             text=finish.text,
             num_visual_tokens=finish.num_visual_tokens,

@@ -27,7 +27,7 @@ class BoundedExecutor:
         Raises:
             OverloadedError: `max_pending` calls wait or run already.
         """
-        return await asyncio.wrap_future(self._submit(lambda: function(*arguments)))
+        return await asyncio.wrap_future(self.submit(lambda: function(*arguments)))
 
     async def stream(self, produce: Callable[[], Iterable[T]]) -> AsyncGenerator[T, None]:
         """What `produce()` yields, as it comes; closing the stream ends the loop at its next item.
@@ -52,7 +52,7 @@ class BoundedExecutor:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(queue.put_nowait, end)
 
-        future = self._submit(work)
+        future = self.submit(work)
         try:
             while (item := await queue.get()) is not end:
                 yield item
@@ -61,11 +61,12 @@ class BoundedExecutor:
             stop.set()
             future.cancel()
 
-    def close(self) -> None:
-        """Takes no more calls and drops those that wait; the running one ends by itself."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    def submit(self, work: Callable[[], T]) -> "Future[T]":
+        """Runs `work` once what waits before it is done.
 
-    def _submit(self, work: Callable[[], T]) -> "Future[T]":
+        Raises:
+            OverloadedError: `max_pending` calls wait or run already.
+        """
         if not self._free.acquire(blocking=False):
             raise OverloadedError(f"{self._name}: {self._max_pending} calls are waiting")
         try:
@@ -75,3 +76,7 @@ class BoundedExecutor:
             raise
         future.add_done_callback(lambda _: self._free.release())
         return future
+
+    def close(self) -> None:
+        """Takes no more calls and drops those that wait; the running one ends by itself."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

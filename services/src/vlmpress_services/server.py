@@ -32,6 +32,7 @@ class ServerConfig:
         max_concurrent: Calls that may run at a time; health checks do not count.
         reflection: None: only when `listen` is a loopback address.
         max_models: Models kept in memory at a time.
+        max_batch: Answers that one model works on at a time; each needs memory for its conversation.
     """
 
     listen: str
@@ -40,15 +41,17 @@ class ServerConfig:
     max_concurrent: int = 64
     reflection: bool | None = None
     max_models: int = 8
+    max_batch: int = 64
 
     def __post_init__(self) -> None:
         """Checks every field."""
         host, _, port = self.listen.rpartition(":")
         if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise InvalidRequestError(f"--listen: expected HOST:PORT, got {self.listen!r}")
-        if self.max_concurrent < 1 or self.max_models < 1:
+        if min(self.max_concurrent, self.max_models, self.max_batch) < 1:
             raise InvalidRequestError(
-                f"expected limits of at least 1, got max_concurrent {self.max_concurrent}, max_models {self.max_models}"
+                f"expected limits of at least 1, got max_concurrent {self.max_concurrent}, "
+                f"max_models {self.max_models}, max_batch {self.max_batch}"
             )
         if not self.services:
             raise InvalidRequestError("services: expected at least one, got none")
@@ -67,7 +70,7 @@ class Server:
         self.address = ""
         # Absolute, so that it can be told apart in error texts, and workers find it from anywhere.
         self._root = config.store.resolve()
-        host = Host(store=LocalStore(self._root), max_models=config.max_models)
+        host = Host(store=LocalStore(self._root), max_models=config.max_models, max_batch=config.max_batch)
         self._services = {name: build_service(name, host) for name in config.services}
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server: grpc.aio.Server | None = None

@@ -15,10 +15,12 @@ class Host:
     Attributes:
         store: Where artifacts are found.
         max_models: Models kept in memory at a time.
+        max_batch: Answers that one model works on at a time.
     """
 
     store: LocalStore
     max_models: int = 8
+    max_batch: int = 64
 
 
 class Service(ABC):

@@ -2,6 +2,7 @@
 
 from edgevlm.errors import RequestError
 from edgevlm.serving.events import Finish, FinishReason, GeneratedToken, GenerationEvent
+from edgevlm.serving.requests import GenerationRequest, Sampling, Turn
 from edgevlm.spec import EdgeModelSpec
 from vlmpress.edgevlm.v1 import edgevlm_pb2
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as service_pb2
@@ -9,6 +10,7 @@ from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as service_pb2
 _REASON_TO_PROTO = {
     FinishReason.STOP: service_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: service_pb2.FINISH_REASON_LENGTH,
+    FinishReason.DEADLINE: service_pb2.FINISH_REASON_DEADLINE,
 }
 _REASON_FROM_PROTO = {value: reason for reason, value in _REASON_TO_PROTO.items()}
 
@@ -80,18 +82,70 @@ def event_from_proto(response: service_pb2.GenerateResponse) -> GenerationEvent:
     )
 
 
-def request_from_proto(request: service_pb2.GenerateRequest) -> tuple[bytes | None, str, int, int | None]:
-    """Image bytes (None when empty), prompt, max_new_tokens and max_visual_tokens (None when 0).
+def request_to_proto(model: str, request: GenerationRequest, *, now_s: float) -> service_pb2.GenerateRequest:
+    """The message that asks a model of the store.
 
-    These are the arguments of `Engine.generate`, in its order.
+    Args:
+        model: Digest or tag.
+        request: Its images are encoded ones.
+        now_s: `time.monotonic()`, from which the message's timeout counts.
 
     Raises:
-        RequestError: No model is named, the prompt is empty, or max_new_tokens is 0.
+        RequestError: An image is not bytes.
     """
-    if not request.model:
+    message = service_pb2.GenerateRequest(
+        model=model,
+        prompt=request.prompt,
+        max_new_tokens=request.max_new_tokens,
+        max_visual_tokens=request.max_visual_tokens or 0,
+        sampling=service_pb2.Sampling(
+            temperature=request.sampling.temperature, top_p=request.sampling.top_p, seed=request.sampling.seed
+        ),
+        history=[
+            service_pb2.Turn(question=turn.question, answer=turn.answer, num_images=turn.num_images)
+            for turn in request.history
+        ],
+    )
+    for image in request.images:
+        if not isinstance(image, bytes):
+            raise RequestError(f"images: expected encoded bytes to send, got {type(image).__name__}")
+        message.images.append(image)
+    if request.deadline_s is not None:
+        message.timeout_ms = max(1, round(1000 * (request.deadline_s - now_s)))
+    return message
+
+
+def request_from_proto(
+    message: service_pb2.GenerateRequest, *, now_s: float, call_deadline_s: float | None = None
+) -> GenerationRequest:
+    """The request a message carries; zeros mean no limit.
+
+    Args:
+        message: As it came.
+        now_s: `time.monotonic()`, from which the message's timeout counts.
+        call_deadline_s: When the call ends that brought it; the earlier of both counts.
+
+    Raises:
+        RequestError: No model is named, the prompt is empty, or a number is out of its range.
+    """
+    if not message.model:
         raise RequestError("model: expected a digest or tag, got an empty string")
-    if not request.prompt.strip():
-        raise RequestError("prompt: expected a question, got an empty string")
-    if request.max_new_tokens < 1:
-        raise RequestError("max_new_tokens: expected at least 1, got 0")
-    return request.image or None, request.prompt, request.max_new_tokens, request.max_visual_tokens or None
+    deadlines = [] if call_deadline_s is None else [call_deadline_s]
+    if message.timeout_ms:
+        deadlines.append(now_s + message.timeout_ms / 1000)
+    sampling = message.sampling
+    return GenerationRequest(
+        prompt=message.prompt,
+        max_new_tokens=message.max_new_tokens,
+        images=tuple(message.images),
+        history=tuple(
+            Turn(question=turn.question, answer=turn.answer, num_images=turn.num_images) for turn in message.history
+        ),
+        max_visual_tokens=message.max_visual_tokens or None,
+        deadline_s=min(deadlines, default=None),
+        sampling=Sampling(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p or 1.0,
+            seed=sampling.seed if sampling.HasField("seed") else None,
+        ),
+    )

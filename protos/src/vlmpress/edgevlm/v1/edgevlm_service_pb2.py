@@ -24,27 +24,31 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)vlmpress/edgevlm/v1/edgevlm_service.proto\x12\x13vlmpress.edgevlm.v1\"!\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"K\n\x11LoadModelResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nnum_params\x18\x02 \x01(\x04\x12\x12\n\nmodel_type\x18\x03 \x01(\t\"r\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x19\n\x11max_visual_tokens\x18\x05 \x01(\r\"w\n\x10GenerateResponse\x12+\n\x05token\x18\x01 \x01(\x0b\x32\x1a.vlmpress.edgevlm.v1.TokenH\x00\x12-\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x1b.vlmpress.edgevlm.v1.FinishH\x00\x42\x07\n\x05\x65vent\"!\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x9d\x01\n\x06\x46inish\x12\x31\n\x06reason\x18\x01 \x01(\x0e\x32!.vlmpress.edgevlm.v1.FinishReason\x12\x19\n\x11num_prompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11num_visual_tokens\x18\x03 \x01(\r\x12\x1c\n\x14num_generated_tokens\x18\x04 \x01(\r\x12\x0c\n\x04text\x18\x05 \x01(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xc7\x01\n\x0e\x45\x64geVlmService\x12Z\n\tLoadModel\x12%.vlmpress.edgevlm.v1.LoadModelRequest\x1a&.vlmpress.edgevlm.v1.LoadModelResponse\x12Y\n\x08Generate\x12$.vlmpress.edgevlm.v1.GenerateRequest\x1a%.vlmpress.edgevlm.v1.GenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)vlmpress/edgevlm/v1/edgevlm_service.proto\x12\x13vlmpress.edgevlm.v1\"!\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"K\n\x11LoadModelResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nnum_params\x18\x02 \x01(\x04\x12\x12\n\nmodel_type\x18\x03 \x01(\t\"\xe4\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x19\n\x11max_visual_tokens\x18\x05 \x01(\r\x12*\n\x07history\x18\x06 \x03(\x0b\x32\x19.vlmpress.edgevlm.v1.Turn\x12/\n\x08sampling\x18\x07 \x01(\x0b\x32\x1d.vlmpress.edgevlm.v1.Sampling\x12\x12\n\ntimeout_ms\x18\x08 \x01(\r\"<\n\x04Turn\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x12\n\nnum_images\x18\x03 \x01(\r\"J\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x07\n\x05_seed\"w\n\x10GenerateResponse\x12+\n\x05token\x18\x01 \x01(\x0b\x32\x1a.vlmpress.edgevlm.v1.TokenH\x00\x12-\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x1b.vlmpress.edgevlm.v1.FinishH\x00\x42\x07\n\x05\x65vent\"!\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x9d\x01\n\x06\x46inish\x12\x31\n\x06reason\x18\x01 \x01(\x0e\x32!.vlmpress.edgevlm.v1.FinishReason\x12\x19\n\x11num_prompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11num_visual_tokens\x18\x03 \x01(\r\x12\x1c\n\x14num_generated_tokens\x18\x04 \x01(\r\x12\x0c\n\x04text\x18\x05 \x01(\t*{\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x03\x32\xc7\x01\n\x0e\x45\x64geVlmService\x12Z\n\tLoadModel\x12%.vlmpress.edgevlm.v1.LoadModelRequest\x1a&.vlmpress.edgevlm.v1.LoadModelResponse\x12Y\n\x08Generate\x12$.vlmpress.edgevlm.v1.GenerateRequest\x1a%.vlmpress.edgevlm.v1.GenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.edgevlm.v1.edgevlm_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=610
-  _globals['_FINISHREASON']._serialized_end=705
+  _globals['_FINISHREASON']._serialized_start=863
+  _globals['_FINISHREASON']._serialized_end=986
   _globals['_LOADMODELREQUEST']._serialized_start=66
   _globals['_LOADMODELREQUEST']._serialized_end=99
   _globals['_LOADMODELRESPONSE']._serialized_start=101
   _globals['_LOADMODELRESPONSE']._serialized_end=176
-  _globals['_GENERATEREQUEST']._serialized_start=178
-  _globals['_GENERATEREQUEST']._serialized_end=292
-  _globals['_GENERATERESPONSE']._serialized_start=294
-  _globals['_GENERATERESPONSE']._serialized_end=413
-  _globals['_TOKEN']._serialized_start=415
-  _globals['_TOKEN']._serialized_end=448
-  _globals['_FINISH']._serialized_start=451
-  _globals['_FINISH']._serialized_end=608
-  _globals['_EDGEVLMSERVICE']._serialized_start=708
-  _globals['_EDGEVLMSERVICE']._serialized_end=907
+  _globals['_GENERATEREQUEST']._serialized_start=179
+  _globals['_GENERATEREQUEST']._serialized_end=407
+  _globals['_TURN']._serialized_start=409
+  _globals['_TURN']._serialized_end=469
+  _globals['_SAMPLING']._serialized_start=471
+  _globals['_SAMPLING']._serialized_end=545
+  _globals['_GENERATERESPONSE']._serialized_start=547
+  _globals['_GENERATERESPONSE']._serialized_end=666
+  _globals['_TOKEN']._serialized_start=668
+  _globals['_TOKEN']._serialized_end=701
+  _globals['_FINISH']._serialized_start=704
+  _globals['_FINISH']._serialized_end=861
+  _globals['_EDGEVLMSERVICE']._serialized_start=989
+  _globals['_EDGEVLMSERVICE']._serialized_end=1188
 # @@protoc_insertion_point(module_scope)
