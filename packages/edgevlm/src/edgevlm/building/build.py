@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from edgevlm.building.templates import template_with_images
 from edgevlm.errors import BuildError, ModelInputError
 from edgevlm.model.configuration import VISION_TYPES, EdgeVlmConfig
 from edgevlm.model.modeling import EdgeVlmForConditionalGeneration
@@ -27,7 +28,7 @@ def build(
 ) -> tuple[EdgeVlmForConditionalGeneration, EdgeVlmProcessor]:
     """An edge model from a vision tower and a causal language model, with fresh connectors.
 
-    The parts' weights are copied; the fusion's decoder starts as a copy of language layer 0.
+    The parts' weights are copied; the fusion's decoder layers start as copies of the first language layers.
 
     Args:
         vision_model: SigLIP2, SigLIP or CLIP vision model.
@@ -36,10 +37,10 @@ def build(
         tokenizer: The language model's; `image_token` is added if it does not know it.
         num_compressed_tokens: Visual tokens of an image that the language model sees.
         fusion: "none", "cross", "decoder" or "combined".
-        compressor: "mlp" or "none".
+        compressor: "mlp", "conv", "maxpool" or "none".
         seed: Of the connectors' initialisation; the global generator is left as it was.
         image_token: Placeholder in prompts.
-        chat_template: For the processor.
+        chat_template: For the processor; the tokenizer's by default. One for text alone is taught to read images.
         **config: More fields of EdgeVlmConfig.
 
     Raises:
@@ -53,6 +54,7 @@ def build(
         image_token_id=tokenizer.convert_tokens_to_ids(image_token), num_compressed_tokens=num_compressed_tokens,
         fusion=fusion, compressor=compressor, **config,
     )  # fmt: skip
+    _check_image_processor(image_processor, model.config)
     model.model.vision_tower.load_state_dict(_without_head(vision_model, model.model.vision_tower))
     model.model.language_model.load_state_dict(text_model.get_decoder().state_dict())
     _finish(model, text_model)
@@ -63,7 +65,7 @@ def build(
         tokenizer=tokenizer,
         num_compressed_tokens=num_compressed_tokens,
         image_token=image_token,
-        chat_template=chat_template or getattr(tokenizer, "chat_template", None),
+        chat_template=_template(chat_template or getattr(tokenizer, "chat_template", None), image_token),
     )
 
 
@@ -131,6 +133,28 @@ def _fresh(
         torch.manual_seed(seed)
         # Not model.to(dtype) afterwards: that would round the rotary tables too.
         return EdgeVlmForConditionalGeneration._from_config(edge_config, dtype=dtype)
+
+
+def _check_image_processor(image_processor: Any, config: EdgeVlmConfig) -> None:
+    """An image processor of another model makes images that the tower refuses, only later."""
+    vision: Any = config.vision_config
+    if config.vision_encoder == "siglip2":
+        wanted, got = int(config.num_visual_tokens or 0), getattr(image_processor, "max_num_patches", None)
+        fits = got is not None and got <= wanted
+        described = f"one of NaFlex patches, at most {wanted}"
+    else:
+        size = (
+            getattr(image_processor, "crop_size", None) if getattr(image_processor, "do_center_crop", False) else None
+        )
+        size = dict(size or getattr(image_processor, "size", None) or {})
+        wanted, got = int(vision.image_size), (size.get("height"), size.get("width"))
+        fits, described = got == (wanted, wanted), f"one of {wanted} x {wanted} pixels"
+    if not fits:
+        raise BuildError(f"image processor: expected {described}, got {type(image_processor).__name__} of {got}")
+
+
+def _template(template: Any, image_token: str) -> Any:
+    return template_with_images(template, image_token) if isinstance(template, str) else template
 
 
 def _without_head(vision_model: Any, tower: Any) -> dict[str, torch.Tensor]:

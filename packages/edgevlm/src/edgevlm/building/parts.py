@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from edgevlm.errors import ModelDirectoryError
+from edgevlm.model.loading import load_part, load_strictly
 
 VISION_CLASSES: dict[str, Any] = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel, "siglip2": Siglip2VisionModel}
 
@@ -26,23 +27,15 @@ def load_parts(vision: Path, llm: Path) -> tuple[Any, Any, Any, Any]:
         llm: Causal language model with its tokenizer.
 
     Raises:
-        ModelDirectoryError: A directory does not hold what it should.
+        ModelDirectoryError: A directory does not hold what it should, or not all of it.
     """
-    kind = _loaded(AutoConfig, vision, "a vision model's configuration").model_type.removesuffix("_vision_model")
+    config = load_part(AutoConfig, vision, "a vision model's configuration")
+    kind = config.model_type.removesuffix("_vision_model")
     if kind not in VISION_CLASSES:
         raise ModelDirectoryError(f"{vision}: expected a vision model of {sorted(VISION_CLASSES)}, got {kind!r}")
     return (
-        _loaded(VISION_CLASSES[kind], vision, "a vision model"),
-        _loaded(AutoModelForCausalLM, llm, "a causal language model"),
-        _loaded(AutoImageProcessor, vision, "an image processor"),
-        _loaded(AutoTokenizer, llm, "a tokenizer"),
+        load_strictly(VISION_CLASSES[kind], vision),
+        load_strictly(AutoModelForCausalLM, llm),
+        load_part(AutoImageProcessor, vision, "an image processor"),
+        load_part(AutoTokenizer, llm, "a tokenizer"),
     )
-
-
-def _loaded(loader: Any, directory: Path, what: str) -> Any:
-    if not directory.is_dir():
-        raise ModelDirectoryError(f"{directory}: expected a directory with {what}, found none")
-    try:
-        return loader.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelDirectoryError(f"{directory}: expected {what}, got: {error}") from error

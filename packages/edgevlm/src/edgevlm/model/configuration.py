@@ -113,14 +113,15 @@ class EdgeVlmConfig(PreTrainedConfig):
             self.num_visual_tokens = num_patches(vision)
         self._check_choices()
         check_reconstruction(self)
-        self._check_numbers(self.num_visual_tokens, int(text.num_hidden_layers))
+        # The embeddings are an encoder's first hidden state.
+        self._check_numbers(self.num_visual_tokens, int(vision.num_hidden_layers) + 1, int(text.num_hidden_layers))
 
     def _check_choices(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ModelInputError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
 
-    def _check_numbers(self, num_visual: int, num_text_layers: int) -> None:
+    def _check_numbers(self, num_visual: int, num_encoded: int, num_text_layers: int) -> None:
         wanted, got = f"1 to {num_visual}", self.num_compressed_tokens
         fits = 1 <= got <= num_visual
         if fits and self.compressor == "none":
@@ -131,6 +132,11 @@ class EdgeVlmConfig(PreTrainedConfig):
             fits = cells[0] <= grid[0] and cells[1] <= grid[1]
         if not fits:
             raise ModelInputError(f"num_compressed_tokens: expected {wanted}, got {got}")
+        if self.vision_feature_layer is not None and not -num_encoded <= self.vision_feature_layer < num_encoded:
+            raise ModelInputError(
+                f"vision_feature_layer: expected {-num_encoded} to {num_encoded - 1}, of the encoder's hidden states, "
+                f"got {self.vision_feature_layer}"
+            )
         if not 1 <= self.num_fusion_layers <= num_text_layers:
             raise ModelInputError(
                 f"num_fusion_layers: expected 1 to {num_text_layers}, the language model's layers, "

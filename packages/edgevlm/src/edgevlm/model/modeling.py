@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, GenerationMixin
 from transformers.cache_utils import Cache
-from transformers.generation import LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.generation.candidate_generator import CandidateGenerator
+from transformers.generation.logits_process import LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from edgevlm.model.backbone import EdgeVlmModel
@@ -130,13 +130,11 @@ class EdgeVlmForConditionalGeneration(EdgeVlmPreTrainedModel, GenerationMixin):
         repeated = [row for row in of_rows for _ in range(expand_size)]
         return mm_encoder_output | {"image": images.select(torch.cat(repeated).tolist())}
 
-    def _get_candidate_generator(
-        self, *args: Any, logits_processor: LogitsProcessorList, **kwargs: Any
-    ) -> CandidateGenerator:
+    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> CandidateGenerator:
         """Assisted decoding reads its first candidates with the prompt, where a placeholder stands for an image."""
         no_placeholder = SuppressTokensLogitsProcessor([self.config.image_token_id], device=str(self.device))
-        allowed = LogitsProcessorList([*logits_processor, no_placeholder])
-        return super()._get_candidate_generator(*args, logits_processor=allowed, **kwargs)  # type: ignore[misc]
+        kwargs["logits_processor"] = LogitsProcessorList([*kwargs["logits_processor"], no_placeholder])
+        return super()._get_candidate_generator(*args, **kwargs)  # type: ignore[misc]
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Images are read once, with the prompt."""

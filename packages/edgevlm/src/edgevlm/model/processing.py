@@ -5,6 +5,7 @@ from typing import Any
 from transformers import AutoProcessor
 from transformers.processing_utils import ProcessorMixin
 
+from edgevlm.errors import ModelInputError
 from edgevlm.model.configuration import EdgeVlmConfig
 
 
@@ -35,6 +36,42 @@ class EdgeVlmProcessor(ProcessorMixin):
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         """Placeholders of one image."""
         return self.image_token * self.num_compressed_tokens
+
+    def validate_inputs(  # type: ignore[override]
+        self, images: Any = None, text: Any = None, **kwargs: Any
+    ) -> None:
+        """Checks that texts have a placeholder for each image.
+
+        Args:
+            images: Images in the order of their placeholders, or a list of them for each text.
+            text: Texts.
+            **kwargs: As in `ProcessorMixin.validate_inputs`.
+
+        Raises:
+            ModelInputError: They do not, text by text where images come so, or there is nothing to process.
+        """
+        if text is not None and images is not None and _by_text(images):
+            found = [str(sample).count(self.image_token) for sample in text]
+            if found != [len(own) for own in images]:
+                raise ModelInputError(
+                    f"text: expected {[len(own) for own in images]} of {self.image_token!r}, one for each image, "
+                    f"got {found}"
+                )
+        try:
+            super().validate_inputs(images=images, text=text, **kwargs)
+        except ValueError as error:
+            raise ModelInputError(str(error)) from error
+
+    def _check_special_mm_tokens(self, *args: Any, **kwargs: Any) -> None:
+        """Truncation may have cut off placeholders."""
+        try:
+            super()._check_special_mm_tokens(*args, **kwargs)
+        except ValueError as error:
+            raise ModelInputError(str(error)) from error
+
+
+def _by_text(images: Any) -> bool:
+    return isinstance(images, list | tuple) and bool(images) and all(isinstance(own, list | tuple) for own in images)
 
 
 AutoProcessor.register(EdgeVlmConfig, EdgeVlmProcessor)
