@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgevlm.benching.timing import synchronize
+from edgevlm.benching.timing import last_position, synchronize
 from edgevlm.profiling.parts import FUSION, part_paths
 
 OTHER = "other"
@@ -22,8 +22,9 @@ def time_shares(model: Any, config: Any, inputs: dict[str, Tensor]) -> tuple[dic
     A part inside another, such as Qwen's merger in its encoder, is not in the other's share. "other" is what no
     part does: word embeddings, putting images in their places, choosing the token.
     """
+    last = last_position(model.device)
     with _clocked(model, config) as spent_s:
-        first, output = _shares(model, spent_s, lambda: model(**inputs, use_cache=True, logits_to_keep=1))
+        first, output = _shares(model, spent_s, lambda: model(**inputs, use_cache=True, logits_to_keep=last))
         token_ids = output.logits[:, -1:].argmax(-1)
         later, _ = _shares(
             model,

@@ -25,7 +25,7 @@ def run_job(job: BenchJob) -> dict[str, Any]:
     """What one process measures.
 
     Returns:
-        `ttft_s` and `decode_tokens_per_s` (rows together, None without later tokens), a list each of the
+        `ttft_s`, `ttft_cpu_s` and `decode_tokens_per_s` (rows together, None without later tokens), a list each of the
         repeats; `peak_bytes`; `num_params`; with shares, `ttft_shares` and `decode_shares`.
 
     Raises:
@@ -45,6 +45,7 @@ def run_job(job: BenchJob) -> dict[str, Any]:
     timings = [timed_request(model, inputs, job.num_new_tokens) for _ in range(job.num_repeats)]
     measured: dict[str, Any] = {
         "ttft_s": [timing.ttft_s for timing in timings],
+        "ttft_cpu_s": [timing.ttft_cpu_s for timing in timings],
         "decode_tokens_per_s": [
             job.batch_size * timing.num_steps / timing.decode_s if timing.num_steps else None for timing in timings
         ],
