@@ -30,13 +30,14 @@ def patch_features(
         spatial_shapes: NaFlex only, [I, 2], rows and columns of patches.
 
     Raises:
-        ModelInputError: NaFlex inputs are missing, or another number of patches comes out.
+        ModelInputError: NaFlex inputs are missing or contradict each other, or another number of patches comes out.
     """
     layer = config.vision_feature_layer
     options: dict[str, Any] = {} if layer is None else {"output_hidden_states": True}
     if config.vision_encoder == "siglip2":
         if pixel_attention_mask is None or spatial_shapes is None:
             raise ModelInputError("pixel_attention_mask, spatial_shapes: expected both for siglip2, got none")
+        _check_grids(pixel_values, pixel_attention_mask, spatial_shapes)
         options |= {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
     output = tower(pixel_values, **options)
     features = output.last_hidden_state if layer is None else output.hidden_states[layer]
@@ -47,6 +48,17 @@ def patch_features(
     else:
         valid = pixel_attention_mask.bool()
     return _padded(features, valid, int(config.num_visual_tokens or 0), exact=config.vision_encoder != "siglip2")
+
+
+def _check_grids(pixel_values: Tensor, mask: Tensor, shapes: Tensor) -> None:
+    """A mask has as many patches as the grid, the grid's first: compressors of grids rely on it."""
+    num_patches = shapes.prod(1)
+    place = torch.arange(mask.shape[-1], device=mask.device)
+    if mask.shape != pixel_values.shape[:2] or not torch.equal(mask.bool(), place < num_patches[:, None]):
+        raise ModelInputError(
+            f"spatial_shapes: expected the grids of {mask.sum(-1).tolist()} leading patches, as pixel_attention_mask "
+            f"says, got {shapes.tolist()}"
+        )
 
 
 def _padded(features: Tensor, valid: Tensor, num_tokens: int, *, exact: bool) -> tuple[Tensor, Tensor]:
