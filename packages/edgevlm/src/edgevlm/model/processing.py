@@ -43,7 +43,7 @@ class EdgeVlmProcessor(ProcessorMixin):
         """Checks that texts have a placeholder for each image.
 
         Args:
-            images: Images in the order of their placeholders, or a list of them for each text.
+            images: Images in the order of their placeholders, or a list of them for each text that has any.
             text: Texts.
             **kwargs: As in `ProcessorMixin.validate_inputs`.
 
@@ -51,11 +51,12 @@ class EdgeVlmProcessor(ProcessorMixin):
             ModelInputError: They do not, text by text where images come so, or there is nothing to process.
         """
         if text is not None and images is not None and _by_text(images):
-            found = [str(sample).count(self.image_token) for sample in text]
-            if found != [len(own) for own in images]:
+            # A text without images may have a list of none, or no list.
+            found = [count for count in (str(sample).count(self.image_token) for sample in text) if count]
+            wanted = [len(own) for own in images if own]
+            if found != wanted:
                 raise ModelInputError(
-                    f"text: expected {[len(own) for own in images]} of {self.image_token!r}, one for each image, "
-                    f"got {found}"
+                    f"text: expected {wanted} of {self.image_token!r}, one for each image of a text, got {found}"
                 )
         try:
             super().validate_inputs(images=images, text=text, **kwargs)
