@@ -256,6 +256,8 @@ def test_save_writes_an_ordinary_directory(directory, monkeypatch, capfd, tmp_pa
     assert measured["num_params"] == loaded.num_parameters()
     assert run("bench", directory("edgevlm"), "--random-weights", "--save", out) == 2
     assert "expected a new directory" in capfd.readouterr().err
+    assert run("bench", directory("edgevlm"), "--save", tmp_path / "other") == 2
+    assert "--random-weights" in capfd.readouterr().err
 
 
 def test_a_process_that_fails(directory, monkeypatch, capfd):

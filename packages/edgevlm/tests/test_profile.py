@@ -200,6 +200,11 @@ def test_command_side_by_side(capsys):
 def test_command_options(capsys):
     assert run("profile", "--fusion", "none", "--compressor", "none", "--text-tokens", 5, "--json") == 0
     assert json.loads(capsys.readouterr().out)["num_visual_tokens"] == 256
+    params = []
+    for number in (1, 2):
+        assert run("profile", "--compressor", "conv", "--fusion-layers", number, "--json") == 0
+        params.append(json.loads(capsys.readouterr().out)["params_by_module"]["fusion"])
+    assert params[1] == 2 * params[0]
     assert run("profile", "--preset", "qwen2-vl-2b", "--image", "56x56", "--json") == 0
     assert json.loads(capsys.readouterr().out)["num_visual_tokens"] == 4
 

@@ -102,6 +102,7 @@ def _check(jobs: list["BenchJob"]) -> None:
 
 def _save(jobs: list["BenchJob"], directory: Path) -> None:
     import torch
+    from transformers.utils import logging as transformers_logging
 
     from edgevlm.benching.jobs import job_config
     from edgevlm.benching.random_weights import random_model
@@ -109,8 +110,11 @@ def _save(jobs: list["BenchJob"], directory: Path) -> None:
 
     if len(jobs) != 1:
         raise BenchError(f"save: expected one model, got {len(jobs)}")
+    if jobs[0].is_directory and not jobs[0].random_weights:
+        raise BenchError(f"save: expected a preset, or a directory with --random-weights, got {jobs[0].model}")
     if directory.exists():
         raise BenchError(f"{directory}: expected a new directory, found one")
+    transformers_logging.disable_progress_bar()
     model = random_model(job_config(jobs[0]), dtype=getattr(torch, jobs[0].dtype))
     with whole_directory(directory) as draft:
         model.save_pretrained(draft, max_shard_size="1GB")

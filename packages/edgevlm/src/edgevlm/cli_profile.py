@@ -24,6 +24,7 @@ def profile(
     compressed_tokens: Annotated[
         int | None, typer.Option(min=1, help="Of the edge model's preset; default 64.")
     ] = None,
+    fusion_layers: Annotated[int | None, typer.Option(min=1, help="Of the edge model's preset; default 1.")] = None,
     text_tokens: Annotated[int, typer.Option(min=1, help="Text tokens of the prompt, template included.")] = 28,
     image: Annotated[str, typer.Option(help="Size of the one image, before a model's own resizing.")] = "640x480",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: an object, of several models a list.")] = False,
@@ -36,7 +37,7 @@ def profile(
 
     size = ImageSize.parse(image)
     given = {"fusion": fusion and fusion.value, "compressor": compressor and compressor.value,
-             "num_compressed_tokens": compressed_tokens}  # fmt: skip
+             "num_compressed_tokens": compressed_tokens, "num_fusion_layers": fusion_layers}  # fmt: skip
     changes = {name: value for name, value in given.items() if value is not None}
     names = preset or ([] if model else [AURORAEDGE])
     if changes and not any(name.partition(":")[0] == AURORAEDGE for name in names):
