@@ -36,11 +36,13 @@ def pooled_llava_logits(llava, inputs, num_compressed):
 
 
 @pytest.mark.parametrize("layer", [-1, -2])
-@pytest.mark.parametrize("fusion", ["none", "combined"])
-def test_fresh_edge_model_is_the_pooled_llava(tiny, fusion, layer):
+@pytest.mark.parametrize(("fusion", "compressor"), [("none", "mlp"), ("combined", "mlp"), ("combined", "conv")])
+def test_fresh_edge_model_is_the_pooled_llava(tiny, fusion, compressor, layer):
     llava, processor = tiny.llava()
     llava.config.vision_feature_layer = layer
-    edge, edge_processor = build_from_llava(llava, processor, num_compressed_tokens=4, fusion=fusion)
+    edge, edge_processor = build_from_llava(
+        llava, processor, num_compressed_tokens=4, fusion=fusion, compressor=compressor
+    )
     assert edge.config.vision_feature_layer == layer
     inputs = Engine(llava, processor).prepare(tiny.image(), PROMPT)
     edge_inputs = Engine(edge, edge_processor).prepare(tiny.image(), PROMPT)

@@ -88,11 +88,14 @@ class FusionState(CacheLayerMixin):
             bool [B, num_new, L], new tokens included; None: all of it.
         """
         earlier = self.tensors[TEXT_VALID]
+        # A look into a mask would cost more than it saves: with one given, keys may be missing.
+        self.dense = self.dense and attention_mask is None
+        if self.dense and num_new == 1:
+            self.append(TEXT_VALID, earlier.new_ones(earlier.shape[0], 1), dim=1)
+            return None
         allowed, valid = next_text_mask(attention_mask, earlier, num_new)
         self.append(TEXT_VALID, valid, dim=1)
-        # A look at the mask would cost more than it saves: with one given, keys may be missing.
-        self.dense = self.dense and attention_mask is None
-        return None if self.dense and num_new == 1 else allowed
+        return allowed
 
     def append(self, name: str, new: Tensor, *, dim: int) -> Tensor:
         """Appends new text slots along `dim` to what is kept under `name`, and gives the whole."""
