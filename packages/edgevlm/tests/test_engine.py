@@ -4,7 +4,6 @@ from transformers import AutoModelForImageTextToText
 
 from edgevlm.errors import ModelDirectoryError, PromptTooLongError, RequestError
 from edgevlm.profiling.macs import prefill_macs
-from edgevlm.serving.text_stream import TextStream
 from edgevlm.serving.engine import Engine
 from edgevlm.serving.events import Finish, FinishReason, GeneratedToken
 from vlmpress.artifact import ArtifactError
@@ -142,18 +141,6 @@ def test_errors_of_the_model_stay_what_they_are(tiny, llava):
     model.forward = broken
     with pytest.raises(ValueError, match=r"^broken$"):
         next(Engine(model, processor).generate(tiny.image(), PROMPT, 2, 16))
-
-
-def test_text_stream_holds_back_partial_characters():
-    class Bytes:
-        def decode(self, ids, **_):
-            return bytes(ids).decode(errors="replace")
-
-    stream, whole = TextStream(Bytes()), "a\u00e9\u20acz".encode()
-    pieces = [stream.push(byte, last=index == len(whole) - 1) for index, byte in enumerate(whole)]
-    assert pieces == ["a", "", "\u00e9", "", "", "\u20ac", "z"]
-    cut = TextStream(Bytes())
-    assert [cut.push(0xC3, last=True)] == ["\ufffd"] == [cut.text]
 
 
 def test_prefill_macs_counts_linear_and_attention(tiny, llava):

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DEFAULT_BATCH_SIZE = 64
 DEFAULT_PREFILL_TOKENS = 2048
+MAX_PADDING = 1.25
+"""Most tokens of a shared prefill, padding included, for each that is not padding."""
 
 Handle = int
 Events = list[tuple[Handle, BatchEvent]]
@@ -148,7 +150,7 @@ class Batcher:
     def _admit(self, events: Events) -> None:
         """Prefills waiting requests into free slots, at most `max_prefill_tokens` in one step."""
         num_left = self._max_prefill_tokens
-        together = may_prefill_together(self._model)
+        together = len(self._waiting) > 1 and may_prefill_together(self._model)
         while self._waiting and self.num_running < self._max_rows and num_left > 0:
             group = self._next_group(num_left) if together else [self._waiting[0]]
             num_left -= len(group) * max(row.prepared.num_tokens for row in group)
@@ -160,19 +162,21 @@ class Batcher:
                 self._prefill_alone(row, events)
 
     def _next_group(self, max_tokens: int) -> list[Row]:
-        """The longest waiting request and those that can share its prefill, in their order."""
+        """The longest waiting request and those that can share its prefill without much padding, in their order."""
         group = [self._waiting[0]]
         kind, longest = _kind(group[0]), group[0].prepared.num_tokens
+        num_real = longest
         if kind is None:
             return group
         for row in itertools.islice(self._waiting, 1, None):
             if len(group) + self.num_running >= self._max_rows:
                 break
-            other, needed = _kind(row), max(longest, row.prepared.num_tokens)
-            if other is None or (other and kind and other != kind) or (len(group) + 1) * needed > max_tokens:
-                continue
-            group.append(row)
-            kind, longest = kind or other, needed
+            other, num_tokens = _kind(row), row.prepared.num_tokens
+            num_padded = (len(group) + 1) * max(longest, num_tokens)
+            fits = num_padded <= min(max_tokens, MAX_PADDING * (num_real + num_tokens))
+            if fits and other is not None and (not kind or not other or kind == other):
+                group.append(row)
+                kind, longest, num_real = kind or other, max(longest, num_tokens), num_real + num_tokens
         return group
 
     def _prefill_together(self, group: list[Row], events: Events) -> bool:

@@ -26,11 +26,18 @@ class Engine:
         model: Image-text-to-text model.
         processor: Its processor.
         reducer: What a token reducer's `attach` gave, when one is in the model.
+
+    Attributes:
+        model: In evaluation mode.
+        processor: See above.
+        max_positions: Longest sequence the language model has positions for, where its config says.
+        eos_token_ids: Tokens that end an answer.
     """
 
     def __init__(self, model: Any, processor: Any, *, reducer: Any = None) -> None:
         self.model = model.eval()
         self.processor = processor
+        self.max_positions = _max_positions(model)
         self.eos_token_ids = _eos_token_ids(model, processor.tokenizer)
         self._reducer = reducer
         self._num_visual_tokens = 0
@@ -86,12 +93,6 @@ class Engine:
     def model_type(self) -> str:
         """The Hugging Face model type, for example "llava"."""
         return str(self.model.config.model_type)
-
-    @property
-    def max_positions(self) -> int | None:
-        """Longest sequence the language model has positions for, where its config says."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(limit) if limit else None
 
     @property
     def num_visual_tokens(self) -> int:
@@ -175,6 +176,11 @@ class Engine:
                 if isinstance(event, Failed):
                     raise event.error
                 yield event
+
+
+def _max_positions(model: Any) -> int | None:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
