@@ -55,6 +55,9 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     if upright.mode.startswith("I"):
         # Pillow clips 16-bit grey to white when it converts.
         upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).astype(np.uint8))
+    if "transparency" in upright.info:
+        # Pillow warns of a palette with transparency unless it becomes RGBA first.
+        upright = upright.convert("RGBA")
     return upright.convert("RGB")
 
 
