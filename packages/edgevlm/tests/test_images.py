@@ -16,7 +16,8 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.parametrize(("kind", "mode"), [
-    *(("PNG", mode) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")), *(("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
+    *(("PNG", mode) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
+    *(("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
 ])  # fmt: skip
 def test_good_images(tiny, kind, mode):
     image = decode_image(tiny.encoded(tiny.image(mode=mode), kind))
