@@ -6,8 +6,12 @@ import torch
 MODES = ["contiguous", "uncompressed"]
 VARIANTS = [
     {"fusion": "none"},
-    *({"fusion": fusion, "num_fusion_layers": layers} for fusion in ("cross", "decoder", "combined") for layers in (1, 2)),
-    *({"fusion": "combined", "fusion_order": "parallel", "num_fusion_layers": layers} for layers in (1, 2)),
+    *(
+        {"fusion": fusion, "num_fusion_layers": depth}
+        for fusion in ("cross", "decoder", "combined")
+        for depth in (1, 2)
+    ),
+    *({"fusion": "combined", "fusion_order": "parallel", "num_fusion_layers": depth} for depth in (1, 2)),
 ]
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 PAD, BOS, IMAGE = 0, 2, 4

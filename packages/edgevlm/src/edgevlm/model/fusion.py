@@ -6,7 +6,7 @@ than word embeddings and would drown them.
 Shapes: B rows, S text tokens, V visual tokens of a row, D features, H heads, h features of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -91,6 +91,28 @@ class DecoderFusion(nn.Module):
         return fused
 
 
+class Blocks(nn.Module):
+    """Blocks of a branch, in order.
+
+    Not a ModuleList: tools take that for a stack whose layers are called one after another, as calibration
+    does, and these are read part by part.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        for number, block in enumerate(blocks):
+            self.add_module(str(number), block)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.children()
+
+    def __getitem__(self, number: int) -> Any:
+        return list(self.children())[number]
+
+
 class Fusion(nn.Module):
     """Cross attention, decoder layers, or both. A row without an image passes unchanged.
 
@@ -105,8 +127,8 @@ class Fusion(nn.Module):
         features = (text.hidden_size, text.num_attention_heads, text.rms_norm_eps)
         uses_cross = config.fusion in ("cross", "combined")
         self.is_parallel = config.fusion_order == "parallel"
-        self.cross: Any = nn.ModuleList([CrossFusion(*features) for _ in range(number * uses_cross)])
-        self.decoder: Any = nn.ModuleList([DecoderFusion(layer) for layer in layers])
+        self.cross = Blocks([CrossFusion(*features) for _ in range(number * uses_cross)])
+        self.decoder = Blocks([DecoderFusion(layer) for layer in layers])
 
     def remember(self, state: FusionState, visual_bvd: Tensor, valid_bv: Tensor, rotary_v: Rotary) -> None:
         """Puts the keys and values of a prompt's images into the state, once, before any text."""
