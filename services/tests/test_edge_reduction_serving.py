@@ -106,7 +106,7 @@ def test_a_plain_image_gets_fewer_tokens(edge_directory: Any, fusion: str, tower
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_the_engine_answers_as_generate(edge_directory: Any, fusion: str) -> None:
     engine = Engine.load(edge_directory(fusion))
-    engine._eos_token_ids = frozenset()
+    engine.eos_token_ids = frozenset()
     for limit in (None, 9):
         ids = [event.id for event in engine.generate(picture(busy=True), PROMPT, 6, limit) if hasattr(event, "id")]
         inputs = engine.prepare(picture(busy=True), PROMPT)

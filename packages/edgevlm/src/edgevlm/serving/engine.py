@@ -1,6 +1,7 @@
 """Serves any image-text-to-text model directory: checks a request, streams its answer, counts its tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,26 +59,17 @@ class Engine:
         import_model_code(directory)
         load_quantized = quantized_loader(directory)
         attach, compress = reducer_attachment(directory), compression_attachment(directory)
-        try:
-            model: Any = None if load_quantized is None else load_quantized()
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelDirectoryError(f"{directory}: expected an image-text-to-text model, got: {error}") from error
-        if model is None:
+        if load_quantized is None:
             model = load_strictly(AutoModelForImageTextToText, directory, dtype=dtype)
+        else:
+            model = _called(load_quantized, directory, "an image-text-to-text model")
         processor = load_part(AutoProcessor, directory, "a processor")
-        try:
-            reducer = None if attach is None else attach(model)
-        except (ValueError, TypeError) as error:
-            raise ModelDirectoryError(
-                f"{directory}: expected a reduction policy that fits the model, got: {error}"
-            ) from error
-        try:
-            if compress is not None:
-                compress(model)  # Its hooks keep what it returns alive.
-        except (ValueError, TypeError) as error:
-            raise ModelDirectoryError(
-                f"{directory}: expected a compression that fits the model, got: {error}"
-            ) from error
+        reducer = None
+        if attach is not None:
+            reducer = _called(partial(attach, model), directory, "a reduction policy that fits the model")
+        if compress is not None:
+            # Its hooks keep what it returns alive.
+            _called(partial(compress, model), directory, "a compression that fits the model")
         if not hasattr(processor, "tokenizer"):
             raise ModelDirectoryError(
                 f"{directory}: expected a processor with tokenizer, got {type(processor).__name__}"
@@ -176,6 +168,15 @@ class Engine:
                 if isinstance(event, Failed):
                     raise event.error
                 yield event
+
+
+def _called(load: Callable[[], Any], directory: Path, what: str) -> Any:
+    """What another distribution's code makes of a directory; its own error types are not known here."""
+    try:
+        return load()
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelDirectoryError(f"{directory}: expected {what}, got: {reason}") from error
 
 
 def _max_positions(model: Any) -> int | None:
