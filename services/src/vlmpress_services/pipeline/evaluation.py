@@ -2,16 +2,19 @@
 
 import json
 import statistics
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgevlm import Engine, prefill_macs
 from vlmpress.artifact import Artifact
-from vlmpress.data import question_type
+from vlmpress.data import Record, question_type
 from vlmpress.evaluation.v1 import evaluation_pb2
-from vlmpress_services.client import EdgeVlmClient, EvaluationClient
+from vlmpress_services.client import Answer, EdgeVlmClient, EvaluationClient
 from vlmpress_services.datasets import read_evaluation
+from vlmpress_services.errors import ServiceError
 from vlmpress_services.pipeline.runners import Runner
 from vlmpress_services.pipeline.stepping import Outcome, Work
 from vlmpress_services.scoring import Prediction, Score
@@ -20,6 +23,9 @@ SHARD_QUESTIONS = 125
 NUM_TIMED = 60
 NUM_COUNTED = 24
 MAX_NEW_TOKENS = 16
+NUM_STREAMS = 8
+"""Questions of one shard that are asked at a time."""
+BUSY_WAITS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 PREDICTIONS = "predictions.jsonl"
 
 
@@ -46,18 +52,34 @@ def answer_shard(address: str, model: str, dataset: str, start: int, stop: int) 
         stop: One past the last.
     """
     records = read_evaluation(Path(dataset))[start:stop]
-    answered = []
-    with EdgeVlmClient(address) as client:
-        for index, record in enumerate(records, start):
-            turn = record.turns[0]
-            image = None if record.image is None else record.image.read_bytes()
-            answer = client.generate(model, image, turn.question, MAX_NEW_TOKENS)
-            answered.append(
-                Answered(
-                    index, question_type(turn.answer), turn.question, turn.answer, answer.text, answer.num_visual_tokens
-                )
-            )
-    return answered
+    with EdgeVlmClient(address) as client, ThreadPoolExecutor(NUM_STREAMS) as streams:
+        # Opens the channel that all share.
+        client.load(model)
+        answers = list(streams.map(lambda record: _answer(client, model, record), records))
+    return [
+        Answered(
+            index,
+            question_type(record.turns[0].answer),
+            record.turns[0].question,
+            record.turns[0].answer,
+            answer.text,
+            answer.num_visual_tokens,
+        )
+        for index, (record, answer) in enumerate(zip(records, answers, strict=True), start)
+    ]
+
+
+def _answer(client: EdgeVlmClient, model: str, record: Record) -> Answer:
+    """The model's answer; waits while other shards take all of the server's streams."""
+    image = None if record.image is None else record.image.read_bytes()
+    for wait_s in (*BUSY_WAITS_S, None):
+        try:
+            return client.generate(model, image, record.turns[0].question, MAX_NEW_TOKENS)
+        except ServiceError as error:
+            if error.code != "RESOURCE_EXHAUSTED" or wait_s is None:
+                raise
+            time.sleep(wait_s)
+    raise AssertionError("the last try answers or raises")
 
 
 def evaluate(model: Artifact, dataset: Artifact, address: str, runner: Runner, work: Work) -> Outcome:
