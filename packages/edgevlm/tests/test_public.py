@@ -7,11 +7,12 @@ import edgevlm
 from vlmpress.artifact import import_model_code
 
 PUBLIC = {
-    "MAX_IMAGE_PIXELS", "BuildError", "EdgeModelSpec", "EdgeVlmConfig", "EdgeVlmError",
-    "EdgeVlmForConditionalGeneration", "EdgeVlmModel", "EdgeVlmProcessor", "Engine", "Finish", "FinishReason",
-    "GeneratedToken", "GenerationEvent", "ImageError", "ModelDirectoryError", "ModelInputError", "Profile",
-    "PromptTooLongError", "RequestError", "UnknownPresetError", "auroraedge_config", "build", "build_from_llava",
-    "decode_image", "prefill_macs", "preset_config", "profile",
+    "MAX_IMAGE_PIXELS", "Batcher", "BuildError", "Conversation", "EdgeModelSpec", "EdgeVlmConfig", "EdgeVlmError",
+    "EdgeVlmForConditionalGeneration", "EdgeVlmModel", "EdgeVlmProcessor", "Engine", "Failed", "Finish",
+    "FinishReason", "GeneratedToken", "GenerationEvent", "GenerationRequest", "ImageError", "ModelDirectoryError",
+    "ModelInputError", "Prepared", "Profile", "PromptTooLongError", "RequestError", "Sampling", "Turn",
+    "UnknownPresetError", "auroraedge_config", "build", "build_from_llava", "decode_image", "prefill_macs",
+    "preset_config", "profile",
 }  # fmt: skip
 
 

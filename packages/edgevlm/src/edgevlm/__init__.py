@@ -18,14 +18,20 @@ from edgevlm.model.processing import EdgeVlmProcessor
 from edgevlm.profiling.macs import prefill_macs
 from edgevlm.profiling.presets import auroraedge_config, preset_config
 from edgevlm.profiling.profile import Profile, profile
+from edgevlm.serving.batching import Batcher
+from edgevlm.serving.conversation import Conversation
 from edgevlm.serving.engine import Engine
-from edgevlm.serving.events import Finish, FinishReason, GeneratedToken, GenerationEvent
+from edgevlm.serving.events import Failed, Finish, FinishReason, GeneratedToken, GenerationEvent
 from edgevlm.serving.images import MAX_IMAGE_PIXELS, decode_image
+from edgevlm.serving.preparing import Prepared
+from edgevlm.serving.requests import GenerationRequest, Sampling, Turn
 from edgevlm.spec import EdgeModelSpec
 
 __all__ = [
     "MAX_IMAGE_PIXELS",
+    "Batcher",
     "BuildError",
+    "Conversation",
     "EdgeModelSpec",
     "EdgeVlmConfig",
     "EdgeVlmError",
@@ -33,16 +39,21 @@ __all__ = [
     "EdgeVlmModel",
     "EdgeVlmProcessor",
     "Engine",
+    "Failed",
     "Finish",
     "FinishReason",
     "GeneratedToken",
     "GenerationEvent",
+    "GenerationRequest",
     "ImageError",
     "ModelDirectoryError",
     "ModelInputError",
+    "Prepared",
     "Profile",
     "PromptTooLongError",
     "RequestError",
+    "Sampling",
+    "Turn",
     "UnknownPresetError",
     "auroraedge_config",
     "build",
