@@ -6,9 +6,10 @@ The server is a process of its own; this one is the client. Requests are differe
 images, a third of them with earlier turns, so prompts differ in length. Answers are of three kinds: `natural`,
 as the model ends them; `fixed`, --tokens each; `mixed`, of 1 to 2 --tokens - 1. The latter two are asked of a copy of
 the model that knows no end token. Each kind is asked one request at a time and --streams at a time, in turns,
---rounds times; the table shows medians. Every answer is compared with the engine's own, made without a batch in
-this process. Without --model it is the demo's teacher with random weights, or after `vlmpress demo --only teacher`
-any model of its store.
+--rounds times; the table shows medians. Beside the clock's ratio stands that of the server's CPU seconds for a
+token, which depends little on what else the machine does. Every answer is compared with the engine's own, made
+without a batch in this process. Without --model it is the demo's teacher with random weights; after
+`vlmpress demo --only teacher` it may be any model of that store.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import torch
 
 from edgevlm.serving.engine import Engine
@@ -56,9 +58,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """All requests answered once: seconds in all, and every answer."""
+    """All requests answered once: seconds in all, the server's CPU seconds, and every answer."""
 
     wall_s: float
+    server_cpu_s: float
     answers: list[Answered]
 
     @property
@@ -71,6 +74,7 @@ class Run:
         first_ms = sorted(1000 * answer.first_s for answer in self.answers)
         return {
             "tokens_per_s": self.tokens_per_s,
+            "server_cpu_ms_per_token": 1000 * self.server_cpu_s / (self.tokens_per_s * self.wall_s),
             "requests_per_s": len(self.answers) / self.wall_s,
             "ttft_ms_p50": statistics.median(first_ms),
             "ttft_ms_p99": first_ms[min(len(first_ms) - 1, int(0.99 * len(first_ms)))],
@@ -166,10 +170,15 @@ async def run(address: str, messages: list[pb.GenerateRequest], num_streams: int
     async with grpc.aio.insecure_channel(address) as channel:
         stub = EdgeVlmServiceStub(channel)
         await stub.LoadModel(pb.LoadModelRequest(model=messages[0].model))
-        start_s = time.perf_counter()
+        start_s, start_cpu_s = time.perf_counter(), children_cpu_s()
         await asyncio.gather(*(stream(stub) for _ in range(num_streams)))
-        wall_s = time.perf_counter() - start_s
-    return Run(wall_s, [answers[index] for index in range(len(messages))])
+        wall_s, cpu_s = time.perf_counter() - start_s, children_cpu_s() - start_cpu_s
+    return Run(wall_s, cpu_s, [answers[index] for index in range(len(messages))])
+
+
+def children_cpu_s() -> float:
+    """CPU seconds of this process's children, of which the server is the only one."""
+    return sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children())
 
 
 def measured(address: str, model: Path, requests: list[GenerationRequest], arguments: Any) -> dict[str, Any]:
@@ -190,6 +199,7 @@ def measured(address: str, model: Path, requests: list[GenerationRequest], argum
     return {
         **medians,
         "throughput_ratio": statistics.median(ratios),
+        "cpu_ratio": medians["one"]["server_cpu_ms_per_token"] / medians["many"]["server_cpu_ms_per_token"],
         "ratios": ratios,
         "tokens_mean": statistics.fmean(len(tokens) for tokens in expected),
         "identical": min(
@@ -202,18 +212,17 @@ def measured(address: str, model: Path, requests: list[GenerationRequest], argum
 
 def table(results: dict[str, Any]) -> str:
     lines = [
-        "| answers | tokens | one at a time: tokens/s, TTFT p50 / p99 | many: the same | ratio | as unbatched |",
-        "|---|---|---|---|---|---|",
+        "| answers | tokens | one at a time: tokens/s, TTFT p50, p99 | many: the same | ratio | of CPU | as unbatched |",
+        "|---|---|---|---|---|---|---|",
     ]
     for kind, one in results.items():
         cells = [
             f"{one[name]['tokens_per_s']:.0f}, {one[name]['ttft_ms_p50']:.0f} / {one[name]['ttft_ms_p99']:.0f} ms"
             for name in ("one", "many")
         ]
-        lines.append(
-            f"| {kind} | {one['tokens_mean']:.1f} | {cells[0]} | {cells[1]} | {one['throughput_ratio']:.2f} "
-            f"| {one['identical']} of {one['requests']} |"
-        )
+        ratios = f"{one['throughput_ratio']:.2f} | {one['cpu_ratio']:.2f}"
+        same = f"{one['identical']} of {one['requests']}"
+        lines.append(f"| {kind} | {one['tokens_mean']:.1f} | {cells[0]} | {cells[1]} | {ratios} | {same} |")
     return "\n".join(lines)
 
 

@@ -95,15 +95,17 @@ def test_a_row_s_logits_do_not_depend_on_its_neighbours(asking, engine_of, kind)
         cache, seen = RaggedCache(), []
         with torch.inference_mode():
             for number in neighbours:
-                cache.join(caches[number], 0, caches[number].get_seq_length())
-            mine = cache.join(caches[0], 0, caches[0].get_seq_length())
+                cache.join(caches[number], [caches[number].get_seq_length()])
+            cache.join(caches[0], [caches[0].get_seq_length()])
+            mine = len(neighbours)
             if poison:
                 for number in (1, 2):
-                    row = cache.join(caches[number], 0, caches[number].get_seq_length())
+                    row = len(cache.lengths)
+                    cache.join(caches[number], [caches[number].get_seq_length()])
                     for layer in cache.layers[:2]:
                         layer.parts[1].view(row + 1, 5)[row] = torch.nan
                     cache.leave(row)
-                cache.join(caches[3], 0, caches[3].get_seq_length())
+                cache.join(caches[3], [caches[3].get_seq_length()])
             for token in (7, 8, 9):
                 tokens = [10 + number for number in range(len(cache.lengths))]
                 tokens[mine] = token

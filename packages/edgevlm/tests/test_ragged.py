@@ -21,10 +21,18 @@ def test_rows_come_grow_and_go(axis, shape, seed):
         return torch.randn(*before, num_slots, *shape[axis - 1 :], generator=generator)
 
     for _ in range(30):
-        action = draw.choice(["put", "put", "write", "write", "leave"])
+        action = draw.choice(["put", "clear", "write", "write", "leave", "leave"])
         if action == "put":
-            known.append(some(draw.choice([1, 3, 17, 40])))
-            kept.put(len(known) - 1, known[-1])
+            lengths = draw.choices([0, 1, 3, 17, 40], k=draw.choice([1, 2, 5]))
+            whole = torch.stack([some(max(lengths) + 2) for _ in lengths])
+            # Padding may be anything, and must not be kept.
+            whole[0].narrow(axis - 1, lengths[0], 1).fill_(torch.nan)
+            kept.put(len(known), whole, lengths)
+            known += [row.narrow(axis - 1, 0, length) for row, length in zip(whole, lengths, strict=True)]
+        elif action == "clear":
+            kept.put(len(known), some(1)[None], [1])
+            kept.clear(len(known), 2)
+            known += [some(0), some(0)]
         elif action == "write" and known:
             lengths = torch.tensor([row.shape[axis - 1] for row in known])
             kept.reserve(len(known), int(lengths.max()) + 1)
@@ -51,5 +59,6 @@ def check(kept, known, axis):
         num_slots = row.shape[axis - 1]
         assert torch.equal(whole[index].narrow(axis - 1, 0, num_slots), row)
         assert not whole[index].narrow(axis - 1, num_slots, longest - num_slots).any(), "leftovers of an earlier row"
-    room = kept.num_bytes / (known[0].numel() / known[0].shape[axis - 1] * 4)
-    assert room <= 4 * 4 * max(len(known), 1) * max(longest, 16), "more than four times what either axis needs"
+    num_each = torch.tensor(known[0].shape[: axis - 1] + known[0].shape[axis:]).prod()
+    room = kept.num_bytes / (4 * int(num_each))
+    assert room <= 16 * len(known) * max(longest, 16), "more than four times what either axis needs"

@@ -187,9 +187,9 @@ class Batcher:
             return False
         if not is_plain(cache):
             return False
-        for index, row in enumerate(group):
+        for row in group:
             row.begin(None)
-            self._cache.join(cache, index, row.prepared.num_tokens)
+        self._cache.join(cache, [row.prepared.num_tokens for row in group])
         self._joined += group
         self._take(group, logits, events)
         return True
@@ -212,7 +212,7 @@ class Batcher:
         if len(plain) + len(self._joined) < 2:
             return
         for row in plain:
-            self._cache.join(row.cache, 0, row.cache.get_seq_length())
+            self._cache.join(row.cache, [row.cache.get_seq_length()])
             row.cache = None
             self._apart.remove(row)
             self._joined.append(row)

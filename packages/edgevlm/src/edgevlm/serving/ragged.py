@@ -3,6 +3,8 @@
 Shapes: R rows that there is room for, n rows in use, L slots that there is room for.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -28,17 +30,22 @@ class RaggedRows:
         """Memory held."""
         return 0 if self._kept is None else self._kept.numel() * self._kept.element_size()
 
-    def put(self, row: int, value: Tensor) -> None:
-        """Makes `value`, without the axis of rows, the whole content of a row."""
-        num_slots = value.shape[self._axis - 1]
+    def put(self, row: int, value_k: Tensor, lengths: Sequence[int]) -> None:
+        """Makes [k, ..., slots, ...] the whole content of the rows from `row` on, up to each one's own length."""
+        longest, axis = max(lengths), self._axis
+        value_k = value_k.narrow(axis, 0, longest)
         if self._kept is None:
-            shape = list(value.shape)
-            shape[self._axis - 1] = _capacity(num_slots, _LEAST_SLOTS)
-            self._kept = value.new_zeros((_capacity(row + 1, 1), *shape))
-        self.reserve(row + 1, num_slots)
-        target = self._kept[row]
-        target.zero_()
-        target.narrow(self._axis - 1, 0, num_slots).copy_(value)
+            shape = list(value_k.shape)
+            shape[0], shape[axis] = _capacity(row + len(lengths), 1), _capacity(longest, _LEAST_SLOTS)
+            self._kept = value_k.new_zeros(shape)
+        self.reserve(row + len(lengths), longest)
+        if min(lengths) < longest:
+            ends = torch.tensor(lengths, device=value_k.device)
+            beyond = torch.arange(longest, device=value_k.device) >= ends[:, None]
+            value_k = value_k.masked_fill(beyond.view(_beside(value_k, axis)), 0)
+        target = self._kept[row : row + len(lengths)]
+        target.narrow(axis, 0, longest).copy_(value_k)
+        target.narrow(axis, longest, target.shape[axis] - longest).zero_()
 
     def write(self, slots_n: Tensor, new: Tensor) -> None:
         """Puts one new slot [n, ..., 1, ...] into each of the first n rows, at its own place."""
@@ -59,10 +66,11 @@ class RaggedRows:
         assert self._kept is not None
         self._kept[target] = self._kept[source]
 
-    def clear(self, row: int) -> None:
-        """Makes a row empty."""
+    def clear(self, row: int, num_rows: int) -> None:
+        """Makes rows empty."""
+        self.reserve(row + num_rows, 0)
         assert self._kept is not None
-        self._kept[row].zero_()
+        self._kept[row : row + num_rows].zero_()
 
     def reserve(self, num_rows: int, num_slots: int) -> None:
         """Makes room for so many rows and slots, by doubling."""
@@ -92,6 +100,11 @@ class RaggedRows:
         grown = self._kept.new_zeros(shape)
         grown[: common[0]].narrow(self._axis, 0, common[1]).copy_(self.view(*common))
         self._kept = grown
+
+
+def _beside(value: Tensor, axis: int) -> list[int]:
+    """Shape of something with rows and slots alone, to go with a tensor that has more axes."""
+    return [size if dim in (0, axis) else 1 for dim, size in enumerate(value.shape)]
 
 
 def _capacity(needed: int, least: int) -> int:

@@ -6,6 +6,7 @@ than that of the next; a mask of the slots in use keeps rows apart from what lie
 Shapes: n rows, H key-value heads, L slots of the longest row, h features of a head.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,13 +81,12 @@ class RaggedCache(Cache):
         fusion = 0 if self._fusion is None else self._fusion.num_bytes
         return fusion + sum(part.num_bytes for layer in self._plain for part in layer.parts)
 
-    def join(self, cache: Cache, index: int, length: int) -> int:
-        """Takes a copy of one row of a prefill's cache; gives its row here.
+    def join(self, cache: Cache, lengths: Sequence[int]) -> None:
+        """Takes a copy of the rows of a prefill's cache; they come after those that are here.
 
         Args:
             cache: Plain, as `is_plain` says; tokens of a row begin at its slot 0.
-            index: Row of that cache.
-            length: Tokens of it that count; padding follows them.
+            lengths: Tokens of each row that count; padding follows them.
         """
         row = len(self.lengths)
         state = next((layer for layer in cache.layers if isinstance(layer, FusionState)), None)
@@ -96,12 +96,11 @@ class RaggedCache(Cache):
             self.layers += [] if state is None else [RaggedFusionState()]
         for layer, source in zip(self._plain, sources, strict=True):
             for part, whole in zip(layer.parts, (source.keys, source.values), strict=True):
-                part.put(row, whole[index, :, :length])
+                part.put(row, whole, lengths)
         if self._fusion is not None:
             assert state is not None
-            self._fusion.join(state, index, length)
-        self.lengths.append(length)
-        return row
+            self._fusion.join(state, lengths)
+        self.lengths += lengths
 
     def leave(self, row: int) -> int:
         """Forgets a row; the last one takes its place, and its former row is given."""

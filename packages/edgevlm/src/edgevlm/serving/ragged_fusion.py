@@ -3,6 +3,8 @@
 Shapes: n rows, V visual tokens of the row that has most, L text tokens of the row that has most.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -35,23 +37,27 @@ class RaggedFusionState(FusionState):
         """Memory held."""
         return sum(part.num_bytes for part in self._parts)
 
-    def join(self, state: FusionState, index: int, length: int) -> None:
-        """Takes a copy of one row of a prompt's state, with the text of its first `length` tokens."""
-        self._count([torch.cat((own.to(new.device), new)) for own, new in zip(
-            self._counts, (count[index : index + 1] for count in state_counts(state)), strict=True
-        )])  # fmt: skip
-        row, num_visual, num_text = len(self._num_visual), 0, 0
-        for part in self._parts:
-            part.reserve(row + 1, 0)
-            part.clear(row)
-        if state.has_images and int(state.num_images_b[index]):
-            seen = state.tensors[_VISUAL_VALID][index].nonzero()
-            num_visual, num_text = int(seen.max()) + 1, length - int(state.num_placeholders_b[index])
-            total = state.tensors[_VISUAL_VALID].shape[1]
+    def join(self, state: FusionState, lengths: Sequence[int]) -> None:
+        """Takes a copy of the rows of a prompt's state, each with the text of its first tokens."""
+        row = len(self._num_visual)
+        counts = zip(_counts(self), _counts(state), strict=True)
+        self._set_counts([torch.cat((own.to(new.device), new)) for own, new in counts])
+        num_visual, num_text = [0] * len(lengths), [0] * len(lengths)
+        if state.has_images:
+            valid = state.tensors[_VISUAL_VALID]
+            last = (valid * torch.arange(1, valid.shape[1] + 1, device=valid.device)).amax(1)
+            num_visual = [int(count) for count in last]
+            num_text = [
+                length - int(count) if seen else 0
+                for length, count, seen in zip(lengths, state.num_placeholders_b, num_visual, strict=True)
+            ]
             for name, value in state.tensors.items():
-                self._put(name, row, value[index], state.axes.get(name), total, (num_visual, num_text))
-        self._num_visual.append(num_visual)
-        self._num_text.append(num_text)
+                self._put(name, row, value, state.axes.get(name), valid.shape[1], (num_visual, num_text))
+        else:
+            for part in self._parts:
+                part.clear(row, len(lengths))
+        self._num_visual += num_visual
+        self._num_text += num_text
         self._refresh()
 
     def leave(self, row: int) -> None:
@@ -60,7 +66,7 @@ class RaggedFusionState(FusionState):
         for counts in (self._num_visual, self._num_text):
             counts[row] = counts[last]
             counts.pop()
-        self._count([_without(count, row) for count in self._counts])
+        self._set_counts([_without(count, row) for count in _counts(self)])
         for parts, needed in ((self._visual, self._num_visual), (self._text, self._num_text)):
             for part in parts.values():
                 if row != last:
@@ -88,17 +94,17 @@ class RaggedFusionState(FusionState):
             return whole
         return torch.cat((self._visual[name].view(len(new), max(self._num_visual)), whole), dim=dim)
 
-    def _put(self, name: str, row: int, value: Tensor, axis: int | None, total: int, wanted: tuple[int, int]) -> None:
-        """Splits a row's tensor into visual slots, of which the batch it comes from had `total`, and text slots."""
-        num_visual, num_text = wanted
-        if axis is None or name != TEXT_VALID:
-            dim = (1 if name == _VISUAL_VALID else 2) if axis is None else axis
-            visual = value.narrow(dim - 1, 0, num_visual)
-            self._visual.setdefault(name, RaggedRows(dim)).put(row, visual)
+    def _put(
+        self, name: str, row: int, value: Tensor, axis: int | None, total: int, counts: tuple[list[int], list[int]]
+    ) -> None:
+        """Splits rows of a tensor into visual slots, of which the batch they come from had `total`, and text slots."""
+        if name != TEXT_VALID:
+            dim = axis or (1 if name == _VISUAL_VALID else 2)
+            self._visual.setdefault(name, RaggedRows(dim)).put(row, value, counts[0])
         if axis is not None:
             first = 0 if name == TEXT_VALID else total
-            text = value.narrow(axis - 1, first, num_text)
-            self._text.setdefault(name, RaggedRows(axis)).put(row, text)
+            text = value.narrow(axis, first, value.shape[axis] - first)
+            self._text.setdefault(name, RaggedRows(axis)).put(row, text, counts[1])
 
     def _refresh(self) -> None:
         """Shows the model what does not change until the next row joins or leaves."""
@@ -112,15 +118,11 @@ class RaggedFusionState(FusionState):
     def _parts(self) -> list[RaggedRows]:
         return [*self._visual.values(), *self._text.values()]
 
-    @property
-    def _counts(self) -> tuple[Tensor, Tensor, Tensor]:
-        return state_counts(self)
-
-    def _count(self, counts: list[Tensor]) -> None:
+    def _set_counts(self, counts: list[Tensor]) -> None:
         self.num_placeholders_b, self.num_images_b, self.num_skipped_b = counts
 
 
-def state_counts(state: FusionState) -> tuple[Tensor, Tensor, Tensor]:
+def _counts(state: FusionState) -> tuple[Tensor, Tensor, Tensor]:
     """What a state counts for each row."""
     return state.num_placeholders_b, state.num_images_b, state.num_skipped_b
 

@@ -6,8 +6,9 @@ from typing import Any
 from transformers import TokenizersBackend
 
 _PARTIAL = "\ufffd"
-_LONGEST = 16
+_WINDOW = 16
 """Tokens of a window that is decoded anew for each token."""
+_TRIES = 4
 
 
 class TextStream:
@@ -23,6 +24,7 @@ class TextStream:
         self._decode = _decoder(tokenizer)
         self._token_ids: list[int] = []
         self._start = 0
+        self._longest = _WINDOW
         self._known = ""
         self.text = ""
 
@@ -35,18 +37,20 @@ class TextStream:
         # What was known may be rewritten by bytes that are no text together; what comes after still counts.
         added, self._known = window[len(self._known) :], window
         self.text += added
-        if len(self._token_ids) - self._start >= _LONGEST:
+        if len(self._token_ids) - self._start >= self._longest:
             self._narrow()
         return added
 
     def _narrow(self) -> None:
         """Starts the next window at the newest tokens that have text of their own."""
         end = len(self._token_ids)
-        for start in range(end - 1, self._start, -1):
+        for start in range(end - 1, end - 1 - _TRIES, -1):
             known = self._decoded(start, end)
             if known and _PARTIAL not in known:
-                self._start, self._known = start, known
+                self._start, self._known, self._longest = start, known, _WINDOW
                 return
+        # Special tokens have no text; the window goes on for a while.
+        self._longest += _WINDOW
 
     def _decoded(self, start: int, end: int) -> str:
         return self._decode(self._token_ids[start:end])
