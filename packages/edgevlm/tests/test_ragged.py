@@ -61,4 +61,4 @@ def check(kept, known, axis):
         assert not whole[index].narrow(axis - 1, num_slots, longest - num_slots).any(), "leftovers of an earlier row"
     num_each = torch.tensor(known[0].shape[: axis - 1] + known[0].shape[axis:]).prod()
     room = kept.num_bytes / (4 * int(num_each))
-    assert room <= 16 * len(known) * max(longest, 16), "more than four times what either axis needs"
+    assert room <= 4 * len(known) * 2 * (longest + 32), "more than four times the rows, twice the slots"

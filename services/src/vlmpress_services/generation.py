@@ -18,7 +18,28 @@ from edgevlm.serving.preparing import Prepared
 from vlmpress_services.errors import OverloadedError
 from vlmpress_services.executor import DEFAULT_MAX_PENDING, BoundedExecutor
 
-Outbox = asyncio.Queue[BatchEvent]
+
+class Outbox:
+    """Events of one stream between the model and a reader, who takes all that have come at once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._events: list[BatchEvent] = []
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, event: BatchEvent) -> None:
+        """Adds an event; in the event loop's thread."""
+        self._events.append(event)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def take(self) -> list[BatchEvent]:
+        """What has come since the last time, at least one event."""
+        while not self._events:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        events, self._events = self._events, []
+        return events
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +93,15 @@ class GenerationLoop:
         try:
             loop = asyncio.get_running_loop()
             prepared = await loop.run_in_executor(preparing, prepare)
-            number, outbox = next(self._numbers), Outbox()
+            number, outbox = next(self._numbers), Outbox(loop)
             self._post(model_thread, loop, _Submit(number, prepared, outbox))
             event: BatchEvent | None = None
             try:
                 while not isinstance(event, Finish):
-                    event = await outbox.get()
-                    if isinstance(event, Failed):
-                        raise event.error
-                    yield event
+                    for event in await outbox.take():
+                        if isinstance(event, Failed):
+                            raise event.error
+                        yield event
             finally:
                 if not isinstance(event, Finish | Failed):
                     self._post(model_thread, loop, _Cancel(number))
@@ -138,4 +159,4 @@ class GenerationLoop:
 
 def _deliver(deliveries: list[tuple[Outbox, BatchEvent]]) -> None:
     for outbox, event in deliveries:
-        outbox.put_nowait(event)
+        outbox.put(event)

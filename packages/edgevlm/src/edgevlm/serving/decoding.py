@@ -34,6 +34,9 @@ def decode_row(model: Any, token_id: int, cache: Any) -> Tensor:
 def decode_rows(model: Any, token_ids: Sequence[int], cache: RaggedCache) -> Tensor:
     """Logits [n, V] of what follows one token of each row, in the rows' order."""
     positions, mask = cache.begin_step(model.device)
+    if mask is not None and model.config.get_text_config()._attn_implementation == "sdpa":
+        # What the model would make of it, at some cost.
+        mask = mask[:, None, None]
     input_ids = torch.tensor(token_ids, device=model.device)[:, None]
     output = model(
         input_ids=input_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True

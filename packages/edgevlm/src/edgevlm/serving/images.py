@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from edgevlm.errors import ImageError
 
@@ -51,7 +51,9 @@ def decode_images(
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says, as 8-bit RGB (alpha dropped, 16 bits scaled down)."""
-    upright = ImageOps.exif_transpose(image)
+    upright = image
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         # Pillow clips 16-bit grey to white when it converts.
         upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).astype(np.uint8))

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_LEAST_SLOTS = 16
+_SLOTS = 32
+"""Slots come in pieces of this many: little is left over, for what lies between rows slows down reading them, and
+copying all of them once in so many steps costs little beside reading all of them in every step."""
 
 
 class RaggedRows:
@@ -36,7 +38,7 @@ class RaggedRows:
         value_k = value_k.narrow(axis, 0, longest)
         if self._kept is None:
             shape = list(value_k.shape)
-            shape[0], shape[axis] = _capacity(row + len(lengths), 1), _capacity(longest, _LEAST_SLOTS)
+            shape[0], shape[axis] = _doubled(1, row + len(lengths)), _in_pieces(longest)
             self._kept = value_k.new_zeros(shape)
         self.reserve(row + len(lengths), longest)
         if min(lengths) < longest:
@@ -73,22 +75,22 @@ class RaggedRows:
         self._kept[row : row + num_rows].zero_()
 
     def reserve(self, num_rows: int, num_slots: int) -> None:
-        """Makes room for so many rows and slots, by doubling."""
+        """Makes room for so many rows and slots."""
         if self._kept is not None:
             rows, slots = self._kept.shape[0], self._kept.shape[self._axis]
             if rows < num_rows or slots < num_slots:
-                self._resize(_capacity(num_rows, rows), _capacity(num_slots, slots))
+                self._resize(_doubled(rows, num_rows), max(slots, _in_pieces(num_slots)))
 
     def shrink(self, num_rows: int, num_slots: int) -> None:
-        """Gives room back where less than a quarter is in use; all of it without rows."""
+        """Gives room back where less than half is in use, and all of it without rows."""
         if self._kept is None:
             return
         if num_rows == 0:
             self._kept = None
             return
         rows, slots = self._kept.shape[0], self._kept.shape[self._axis]
-        wanted_rows = _capacity(num_rows, 1) if 4 * num_rows <= rows else rows
-        wanted_slots = _capacity(num_slots, _LEAST_SLOTS) if 4 * max(num_slots, _LEAST_SLOTS) <= slots else slots
+        wanted_rows = _doubled(1, num_rows) if 4 * num_rows <= rows else rows
+        wanted_slots = _in_pieces(num_slots) if 2 * _in_pieces(num_slots) <= slots else slots
         if (wanted_rows, wanted_slots) != (rows, slots):
             self._resize(wanted_rows, wanted_slots)
 
@@ -107,9 +109,13 @@ def _beside(value: Tensor, axis: int) -> list[int]:
     return [size if dim in (0, axis) else 1 for dim, size in enumerate(value.shape)]
 
 
-def _capacity(needed: int, least: int) -> int:
-    """The first of `least`, 2 `least`, 4 `least`, ... that is enough."""
-    capacity = max(least, 1)
+def _doubled(capacity: int, needed: int) -> int:
+    """The first of `capacity`, twice as much, four times as much, ... that is enough."""
     while capacity < needed:
         capacity *= 2
     return capacity
+
+
+def _in_pieces(num_slots: int) -> int:
+    """Whole pieces, at least one."""
+    return max(1, -(-num_slots // _SLOTS)) * _SLOTS
