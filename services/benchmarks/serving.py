@@ -212,7 +212,7 @@ def measured(address: str, model: Path, requests: list[GenerationRequest], argum
 
 def table(results: dict[str, Any]) -> str:
     lines = [
-        "| answers | tokens | one at a time: tokens/s, TTFT p50, p99 | many: the same | ratio | of CPU | as unbatched |",
+        "| answers | tokens | one at a time: tokens/s, TTFT p50, p99 | many | ratio | of CPU | as unbatched |",
         "|---|---|---|---|---|---|---|",
     ]
     for kind, one in results.items():
