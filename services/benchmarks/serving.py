@@ -34,6 +34,7 @@ from edgevlm.serving.engine import Engine
 from edgevlm.serving.events import GeneratedToken
 from edgevlm.serving.requests import GenerationRequest, Turn
 from edgevlm.wire import request_to_proto
+from vlmpress.artifact import read
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.data import Record
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
@@ -137,7 +138,11 @@ def add(store: LocalStore, source: Path, *, endless: bool) -> Path:
         shutil.copytree(source, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.*"))
         if endless:
             without_end(draft.path)
-        return draft.commit(artifact_pb2.Model(model_type="benchmark"), producer=PRODUCER).path
+        spec: Any = artifact_pb2.Model(model_type="benchmark")
+        if (source / "manifest.json").exists():
+            manifest = read(source).manifest
+            spec = getattr(manifest, manifest.WhichOneof("spec") or "")
+        return draft.commit(spec, producer=PRODUCER).path
 
 
 def expected_tokens(engine: Engine, requests: Iterable[GenerationRequest]) -> list[tuple[int, ...]]:
