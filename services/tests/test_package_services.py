@@ -109,7 +109,7 @@ async def test_a_pack_is_served_as_it_is(serving: Any, packed: Artifact, png: by
 
     expected = list(Engine.load(packed.path).generate(png, "is it red ?", 4))[-1]
     request = edgevlm_service_pb2.GenerateRequest(
-        model=packed.digest, image=png, prompt="is it red ?", max_new_tokens=4
+        model=packed.digest, images=[png], prompt="is it red ?", max_new_tokens=4
     )
     async with serving("edgevlm") as channel:
         responses = [response async for response in EdgeVlmServiceStub(channel).Generate(request)]
