@@ -81,7 +81,7 @@ def slow_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return events
 
     monkeypatch.setattr(Batcher, "step", slow)
-    monkeypatch.setattr("edgevlm.serving.engine._eos_token_ids", lambda *_: frozenset())
+    monkeypatch.setattr("edgevlm.serving.loaded_model._eos_token_ids", lambda *_: frozenset())
     return running
 
 

@@ -10,7 +10,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +18,12 @@ from torch import Tensor
 from edgevlm.serving.abilities import SHARED_INPUTS, may_interleave, may_prefill_together
 from edgevlm.serving.decoding import decode_row, decode_rows
 from edgevlm.serving.events import BatchEvent, Failed, FinishReason
+from edgevlm.serving.loaded_model import LoadedModel
 from edgevlm.serving.prefilling import prefill_row, prefill_rows
 from edgevlm.serving.preparing import Prepared
 from edgevlm.serving.ragged_cache import RaggedCache, is_plain
 from edgevlm.serving.row import Row
 from edgevlm.serving.sampling import next_tokens
-
-if TYPE_CHECKING:
-    from edgevlm.serving.engine import Engine
 
 DEFAULT_BATCH_SIZE = 64
 DEFAULT_PREFILL_TOKENS = 2048
@@ -47,7 +45,7 @@ class Batcher:
 
     def __init__(
         self,
-        engine: "Engine",
+        engine: LoadedModel,
         max_batch_size: int = DEFAULT_BATCH_SIZE,
         max_prefill_tokens: int = DEFAULT_PREFILL_TOKENS,
     ) -> None:

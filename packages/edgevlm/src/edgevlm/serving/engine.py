@@ -1,114 +1,16 @@
-"""Serves any image-text-to-text model directory: checks a request, streams its answer, counts its tokens."""
+"""Serves any image-text-to-text model directory, one request at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Iterator, Sequence
 
-import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
-from edgevlm.errors import ModelDirectoryError
-from edgevlm.model.loading import load_part, load_strictly
 from edgevlm.serving.batching import Batcher
 from edgevlm.serving.events import Failed, GenerationEvent
-from edgevlm.serving.preparing import Prepared, prepare
+from edgevlm.serving.loaded_model import LoadedModel
+from edgevlm.serving.preparing import Prepared
 from edgevlm.serving.requests import GREEDY, GenerationRequest, Images, Sampling, Turn, as_images
-from vlmpress.artifact import compression_attachment, import_model_code, quantized_loader, reducer_attachment
 
 
-class Engine:
-    """A model with its processor.
-
-    Preparing requests is safe in several threads; everything else belongs to one at a time. `Batcher` serves
-    many requests at once.
-
-    Args:
-        model: Image-text-to-text model.
-        processor: Its processor.
-        reducer: What a token reducer's `attach` gave, when one is in the model.
-
-    Attributes:
-        model: In evaluation mode.
-        processor: See above.
-        max_positions: Longest sequence the language model has positions for, where its config says.
-        eos_token_ids: Tokens that end an answer.
-    """
-
-    def __init__(self, model: Any, processor: Any, *, reducer: Any = None) -> None:
-        self.model = model.eval()
-        self.processor = processor
-        self.max_positions = _max_positions(model)
-        self.eos_token_ids = _eos_token_ids(model, processor.tokenizer)
-        self._reducer = reducer
-        self._num_visual_tokens = 0
-
-    @classmethod
-    def load(cls, directory: Path, *, dtype: torch.dtype = torch.float32) -> Self:
-        """Loads a `save_pretrained` directory, a quantized pack, or a model with a token reducer's policy.
-
-        Args:
-            directory: Model and processor; code its config names is found through entry points.
-            dtype: Of an unquantized model's weights; a pack's loader chooses its own.
-
-        Raises:
-            ArtifactError: No readable config.json, or no installed distribution offers what it names.
-            ModelDirectoryError: Weights, processor, policy or kept compression cannot be used.
-        """
-        directory = Path(directory)
-        import_model_code(directory)
-        load_quantized = quantized_loader(directory)
-        attach, compress = reducer_attachment(directory), compression_attachment(directory)
-        if load_quantized is None:
-            model = load_strictly(AutoModelForImageTextToText, directory, dtype=dtype)
-        else:
-            model = _called(load_quantized, directory, "an image-text-to-text model")
-        processor = load_part(AutoProcessor, directory, "a processor")
-        reducer = None
-        if attach is not None:
-            reducer = _called(partial(attach, model), directory, "a reduction policy that fits the model")
-        if compress is not None:
-            # Its hooks keep what it returns alive.
-            _called(partial(compress, model), directory, "a compression that fits the model")
-        if not hasattr(processor, "tokenizer"):
-            raise ModelDirectoryError(
-                f"{directory}: expected a processor with tokenizer, got {type(processor).__name__}"
-            )
-        return cls(model, processor, reducer=reducer)
-
-    @property
-    def num_params(self) -> int:
-        """Parameters of the loaded model, tied ones counted once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-    @property
-    def model_type(self) -> str:
-        """The Hugging Face model type, for example "llava"."""
-        return str(self.model.config.model_type)
-
-    @property
-    def num_visual_tokens(self) -> int:
-        """Visual tokens the language model saw in the last request."""
-        return self._num_visual_tokens
-
-    def prepare(self, images: Images, prompt: str) -> dict[str, Any]:
-        """Model inputs of a question; errors as in `prepare_request`."""
-        return self.prepare_request(GenerationRequest(prompt=prompt, max_new_tokens=1, images=as_images(images))).inputs
-
-    def prepare_request(self, request: GenerationRequest) -> Prepared:
-        """A request as a `Batcher` takes it.
-
-        Raises:
-            ImageError: An image is refused.
-            RequestError: The prompt or a limit is refused; PromptTooLongError when it leaves no room for an answer.
-        """
-        return prepare(
-            request,
-            self.model,
-            self.processor,
-            max_positions=self.max_positions,
-            has_reducer=self._reducer is not None,
-        )
+class Engine(LoadedModel):
+    """A model that answers; `Batcher` lets it answer many requests at once."""
 
     def generate(
         self,
@@ -153,13 +55,6 @@ class Engine:
         )
         return self._events(self.prepare_request(request))
 
-    def count_visual(self, prepared: Prepared) -> int:
-        """Visual tokens the language model saw of the prompt that it has just taken in."""
-        self._num_visual_tokens = prepared.num_placeholders
-        if prepared.num_placeholders and self._reducer is not None:
-            self._num_visual_tokens = sum(self._reducer.last_num_visual_tokens)
-        return self._num_visual_tokens
-
     def _events(self, prepared: Prepared) -> Iterator[GenerationEvent]:
         batcher = Batcher(self, max_batch_size=1)
         batcher.submit(prepared)
@@ -168,26 +63,3 @@ class Engine:
                 if isinstance(event, Failed):
                     raise event.error
                 yield event
-
-
-def _called(load: Callable[[], Any], directory: Path, what: str) -> Any:
-    """What another distribution's code makes of a directory; its own error types are not known here."""
-    try:
-        return load()
-    except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelDirectoryError(f"{directory}: expected {what}, got: {reason}") from error
-
-
-def _max_positions(model: Any) -> int | None:
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit else None
-
-
-def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    if configured is None:
-        configured = model.config.get_text_config().eos_token_id
-    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    listed = configured if isinstance(configured, list) else [] if configured is None else [configured]
-    return frozenset((*own, *listed))

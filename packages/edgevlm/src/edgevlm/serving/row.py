@@ -1,14 +1,12 @@
 """One request on its way through the model."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgevlm.serving.events import Finish, FinishReason, GeneratedToken
+from edgevlm.serving.loaded_model import LoadedModel
 from edgevlm.serving.preparing import Prepared
 from edgevlm.serving.sampling import Sampler
 from edgevlm.serving.text_stream import TextStream
-
-if TYPE_CHECKING:
-    from edgevlm.serving.engine import Engine
 
 
 class Row:
@@ -23,7 +21,7 @@ class Row:
         ended: Why no token follows; None while some may.
     """
 
-    def __init__(self, handle: int, prepared: Prepared, engine: "Engine") -> None:
+    def __init__(self, handle: int, prepared: Prepared, engine: LoadedModel) -> None:
         self.handle = handle
         self.prepared = prepared
         self.sampler = Sampler(prepared.sampling, engine.model.device)
