@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from edgevlm.errors import BenchError
 from edgevlm.profiling.layouts import ImageSize
@@ -53,11 +53,6 @@ class BenchJob:
                 raise BenchError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.dtype not in DTYPES:
             raise BenchError(f"dtype: expected one of {DTYPES}, got {self.dtype!r}")
-
-    @classmethod
-    def from_fields(cls, fields: dict[str, Any]) -> Self:
-        """From `fields` of another process."""
-        return cls(**fields)
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def main() -> int:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
         os.dup2(2, 1)
         try:
-            measured = run_job(BenchJob.from_fields(json.loads(sys.argv[1])))
+            measured = run_job(BenchJob(**json.loads(sys.argv[1])))
         except (EdgeVlmError, ArtifactError, OSError) as error:
             sys.stderr.write(f"error: {error}\n")
             return 2

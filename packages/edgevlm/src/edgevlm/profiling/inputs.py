@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgevlm.profiling.layouts import ImageSize, VisualLayout, visual_layout
+from edgevlm.serving.prefilling import image_token_id
 
 _NUM_BEFORE = 4
 """Text tokens before the image, as a chat template has them."""
@@ -32,7 +33,7 @@ def request_inputs(
     layout = visual_layout(config, image)
     generator = torch.Generator().manual_seed(seed)
     before = min(_NUM_BEFORE, num_text_tokens - 1)
-    placeholder = int(getattr(config, "image_token_id", None) or config.image_token_index)
+    placeholder = image_token_id(config)
     text = _text_ids(config, num_text_tokens, placeholder, generator)
     seen = torch.full((layout.num_seen,), placeholder)
     input_ids = torch.cat((text[:before], seen, text[before:])).expand(batch_size, -1)

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from edgevlm.serving.decoding import prefill
 from edgevlm.serving.engine import Engine
+from edgevlm.serving.prefilling import prefill_row
 
 
 def prefill_macs(engine: Engine, image: bytes | Image.Image | None, prompt: str) -> int:
@@ -19,7 +19,7 @@ def prefill_macs(engine: Engine, image: bytes | Image.Image | None, prompt: str)
     """
     inputs: dict[str, Any] = engine.prepare(image, prompt)
     with _counter() as counter:
-        prefill(engine.model, inputs)
+        prefill_row(engine.model, inputs)
     return int(counter.get_total_flops()) // 2
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from edgevlm.profiling.layouts import VisualLayout
 from edgevlm.profiling.parts import HEAD, part_of
-from edgevlm.profiling.work import num_fusion_layers
+from edgevlm.profiling.work import head_dim
 
 GROUP_SIZE = 128
 SCALE_BYTES = 2
@@ -79,17 +79,15 @@ def _is_quantized(name: str, module: nn.Module, config: Any) -> bool:
 def kv_cache_bytes(config: Any, layout: VisualLayout, num_text: int, *, element_bytes: int = 2) -> tuple[int, int]:
     """Bytes of keys and values after the prompt, the fusion's included, and of each later token."""
     text: Any = config.get_text_config()
-    heads = int(text.num_attention_heads)
-    head_dim = int(getattr(text, "head_dim", None) or int(text.hidden_size) // heads)
     # Keys and values of one token in one decoder layer.
-    token_bytes = 2 * int(text.num_key_value_heads) * head_dim * element_bytes
+    token_bytes = 2 * int(text.num_key_value_heads) * head_dim(text) * element_bytes
     num_layers = int(text.num_hidden_layers)
     prompt = num_layers * token_bytes * (layout.num_seen + num_text)
     later = num_layers * token_bytes
     if config.model_type == "edgevlm":
         if config.fusion in ("cross", "combined"):
-            prompt += num_fusion_layers(config) * 2 * int(text.hidden_size) * element_bytes * layout.num_projected
+            prompt += config.num_fusion_layers * 2 * int(text.hidden_size) * element_bytes * layout.num_projected
         if config.fusion in ("decoder", "combined"):
-            prompt += num_fusion_layers(config) * token_bytes * (layout.num_projected + num_text)
-            later += num_fusion_layers(config) * token_bytes
+            prompt += config.num_fusion_layers * token_bytes * (layout.num_projected + num_text)
+            later += config.num_fusion_layers * token_bytes
     return prompt, later

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import InternVLConfig, LlamaConfig, Qwen2_5_VLConfig, Qwen2VLConfig
 
 from edgevlm.errors import UnknownPresetError
-from edgevlm.model.configuration import EdgeVlmConfig
+from edgevlm.model.configuration import CHOICES, EdgeVlmConfig
 
 AURORAEDGE = "auroraedge-v-2b"
 _QWEN_ROTARY = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
@@ -92,6 +92,6 @@ def preset_config(name: str, **changes: Any) -> Any:
     base, _, fusion = name.partition(":")
     if base in RIVALS and not fusion:
         return RIVALS[base]()
-    if base != AURORAEDGE or (":" in name and fusion not in ("none", "cross", "decoder", "combined")):
+    if base != AURORAEDGE or (":" in name and fusion not in CHOICES["fusion"]):
         raise UnknownPresetError(f"preset: expected one of {', '.join(PRESETS)} or {AURORAEDGE}:FUSION, got {name!r}")
     return auroraedge_config(**(changes | ({"fusion": fusion} if fusion else {})))

@@ -35,7 +35,7 @@ def linear_macs(model: nn.Module, config: Any, layout: VisualLayout, num_text: i
 def product_macs(model: nn.Module, config: Any, layout: VisualLayout, num_text: int, way: Way) -> Counter[str]:
     """Of products of activations, by part: attention's two, and resampling before a convolution compressor."""
     text: Any = config.get_text_config()
-    num_layers, width = int(text.num_hidden_layers), _attention_width(text)
+    num_layers, width = int(text.num_hidden_layers), int(text.num_attention_heads) * head_dim(text)
     num_seen = layout.num_seen + num_text
     macs = Counter({LANGUAGE: 2 * num_layers * width * num_seen**2, VISION: _vision_attention(config, layout)})
     if config.model_type == "edgevlm" and config.fusion != "none":
@@ -46,9 +46,9 @@ def product_macs(model: nn.Module, config: Any, layout: VisualLayout, num_text: 
     return macs
 
 
-def num_fusion_layers(config: Any) -> int:
-    """Layers of each branch of an edge model's fusion."""
-    return int(config.num_fusion_layers)
+def head_dim(text: Any) -> int:
+    """Features of a head of the language model."""
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
 def _uses(name: str, module: nn.Module, part: str, config: Any, layout: VisualLayout, num_text: int, way: Way) -> int:
@@ -83,13 +83,13 @@ def _fusion_uses(name: str, config: Any, num_visual: int, num_text: int, way: Wa
     if ".cross" in name:
         return num_visual if reads_keys else num_text
     index = re.search(r"\.(\d+)\.", name)
-    is_last = index is None or int(index[1]) == num_fusion_layers(config) - 1
+    is_last = index is None or int(index[1]) == config.num_fusion_layers - 1
     return num_text if way == "as_run" and is_last and not reads_keys else num_visual + num_text
 
 
 def _fusion_pairs(config: Any, num_visual: int, num_text: int, way: Way) -> Counter[str]:
     """Pairs of tokens that attend, of both branches."""
-    num_layers, whole = num_fusion_layers(config), num_visual + num_text
+    num_layers, whole = config.num_fusion_layers, num_visual + num_text
     pairs: Counter[str] = Counter()
     if config.fusion in ("cross", "combined"):
         pairs["cross"] = num_layers * num_text * num_visual
@@ -107,9 +107,3 @@ def _vision_attention(config: Any, layout: VisualLayout) -> int:
     pairs = num_full * sum(length**2 for length in layout.sequences)
     pairs += (num_layers - num_full) * sum(length**2 for length in layout.windows)
     return 2 * width * pairs
-
-
-def _attention_width(text: Any) -> int:
-    heads = int(text.num_attention_heads)
-    head_dim = getattr(text, "head_dim", None) or int(text.hidden_size) // heads
-    return heads * int(head_dim)

@@ -204,8 +204,6 @@ class Batcher:
 
     def _join_plain(self) -> None:
         """Rows that can decode together do, now that there are several."""
-        if not may_interleave(self._model):
-            return
         plain = [row for row in self._apart if is_plain(row.cache)]
         if len(plain) + len(self._joined) < 2:
             return

@@ -1,4 +1,4 @@
-"""One forward of a model: a prompt, one more token of a row, or one more token of every row of a batch.
+"""One forward of a model: one more token of a row, or of every row of a batch.
 
 Hugging Face's `generate` prepares masks, logits processors and stopping criteria for every
 token; for a small model that costs more than the model itself.
@@ -12,14 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgevlm.serving.prefilling import Inputs, prefill_row
 from edgevlm.serving.ragged_cache import RaggedCache
-
-
-def prefill(model: Any, inputs: Inputs) -> tuple[int, Any]:
-    """The most likely first token and the cache of a prompt; errors as in `prefill_row`."""
-    logits, cache = prefill_row(model, inputs)
-    return int(logits.argmax()), cache
 
 
 @torch.inference_mode()

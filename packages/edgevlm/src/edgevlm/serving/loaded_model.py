@@ -38,7 +38,6 @@ class LoadedModel:
         self.max_positions = _max_positions(model)
         self.eos_token_ids = _eos_token_ids(model, processor.tokenizer)
         self._reducer = reducer
-        self._num_visual_tokens = 0
 
     @classmethod
     def load(cls, directory: Path, *, dtype: torch.dtype = torch.float32) -> Self:
@@ -83,11 +82,6 @@ class LoadedModel:
         """The Hugging Face model type, for example "llava"."""
         return str(self.model.config.model_type)
 
-    @property
-    def num_visual_tokens(self) -> int:
-        """Visual tokens the language model saw in the last request."""
-        return self._num_visual_tokens
-
     def prepare(self, images: Images, prompt: str) -> dict[str, Any]:
         """Model inputs of a question; errors as in `prepare_request`."""
         return self.prepare_request(GenerationRequest(prompt=prompt, max_new_tokens=1, images=as_images(images))).inputs
@@ -109,10 +103,9 @@ class LoadedModel:
 
     def count_visual(self, prepared: Prepared) -> int:
         """Visual tokens the language model saw of the prompt that it has just taken in."""
-        self._num_visual_tokens = prepared.num_placeholders
         if prepared.num_placeholders and self._reducer is not None:
-            self._num_visual_tokens = sum(self._reducer.last_num_visual_tokens)
-        return self._num_visual_tokens
+            return int(sum(self._reducer.last_num_visual_tokens))
+        return prepared.num_placeholders
 
 
 def _called(load: Callable[[], Any], directory: Path, what: str) -> Any:
