@@ -12,7 +12,7 @@ import pytest
 
 from vlmpress.artifact import Artifact
 from vlmpress.artifact.v1 import artifact_pb2
-from vlmpress_services.store import LocalStore
+from vlmpress_services.store.local import LocalStore
 from vlmpress_services.workers.ray_runner import RayRunner, ray_runner
 
 PRODUCER = ("vlmpress-services", "0.1.0")

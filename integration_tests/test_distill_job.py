@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from vlmpress.artifact import Artifact
 from vlmpress.job.v1 import job_pb2 as pb
-from vlmpress_services.client import EdgeVlmClient, JobClient
-from vlmpress_services.store import LocalStore
+from vlmpress_services.clients import EdgeVlmClient, JobClient
+from vlmpress_services.store.local import LocalStore
 
 SETTINGS = """
 batch_size: 4

@@ -13,8 +13,8 @@ from stagetrain import CompressionSetting, Schedule, Stage
 from stagetrain.wire import schedule_to_proto
 from vlmpress.artifact import Artifact
 from vlmpress.job.v1 import job_pb2
-from vlmpress_services.train_settings import RunPlan, plan_of
-from vlmpress_services.train_work import Outcome, run_plan
+from vlmpress_services.jobs.training.settings import RunPlan, plan_of
+from vlmpress_services.jobs.training.work import Outcome, run_plan
 from vlmpress_services.workers.group import WorkerGroup
 from vlmpress_services.workers.ray_runner import RayRunner
 

@@ -5,7 +5,7 @@ import grpc
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress.job.v1 import job_service_pb2 as service_pb
 from vlmpress.job.v1 import job_service_pb2_grpc as service_grpc
-from vlmpress_services.store import LocalStore
+from vlmpress_services.store.local import LocalStore
 
 CONFIG = """
 runner: local

@@ -30,12 +30,12 @@ from vlmpress.stagetrain.v1.stagetrain_service_pb2_grpc import StageTrainService
 from vlmpress.tokenreduce.v1 import tokenreduce_service_pb2
 from vlmpress.tokenreduce.v1.tokenreduce_service_pb2_grpc import TokenReduceServiceStub
 from vlmpress.verbdistill.v1.verbdistill_service_pb2_grpc import VerbDistillServiceStub
-from vlmpress_services.client import ArtifactClient, EdgeVlmClient, EvaluationClient
+from vlmpress_services.clients import ArtifactClient, EdgeVlmClient, EvaluationClient
 from vlmpress_services.errors import LaunchError, ServiceError
-from vlmpress_services.launch import served
-from vlmpress_services.registry import SERVICES
 from vlmpress_services.scoring import Prediction
-from vlmpress_services.store import LocalStore
+from vlmpress_services.serving.launch import served
+from vlmpress_services.serving.registry import SERVICES
+from vlmpress_services.store.local import LocalStore
 
 MALFORMED = b"\x0a\x64"
 STREAMING = ("Generate", "ReadFile", "WatchJob")
@@ -239,7 +239,7 @@ def test_served_gives_an_address_and_takes_the_server_down(tmp_path: Path) -> No
 
 def test_a_server_does_not_outlive_the_process_that_launched_it(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from vlmpress_services.launch import served\n"
+        "import sys, time; from pathlib import Path; from vlmpress_services.serving.launch import served\n"
         "with served(Path(sys.argv[1]), 'evaluation') as address:\n"
         "    print(address, flush=True); time.sleep(600)"
     )

@@ -13,7 +13,7 @@ from edgevlm import Engine
 from vlmpress.artifact import Artifact
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
 from vlmpress.edgevlm.v1.edgevlm_service_pb2_grpc import EdgeVlmServiceStub
-from vlmpress_services.store import LocalStore
+from vlmpress_services.store.local import LocalStore
 
 NUM_STREAMS = 64
 QUESTIONS = ("is it red ?", "what color is the shape ?", "is it a circle ?")

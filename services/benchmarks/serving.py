@@ -39,10 +39,10 @@ from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.data import Record
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
 from vlmpress.edgevlm.v1.edgevlm_service_pb2_grpc import EdgeVlmServiceStub
-from vlmpress_services.launch import served
 from vlmpress_services.pipeline.shapes import draw_records
 from vlmpress_services.pipeline.tiny_models import TinyShape, build_llava, build_processor, build_tower
-from vlmpress_services.store import LocalStore
+from vlmpress_services.serving.launch import served
+from vlmpress_services.store.local import LocalStore
 
 PRODUCER = ("vlmpress-services", "0.1.0")
 LONGEST_NATURAL = 16

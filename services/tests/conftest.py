@@ -10,8 +10,8 @@ import pytest
 
 from vlmpress.artifact import Artifact
 from vlmpress.artifact.v1 import artifact_pb2
-from vlmpress_services.server import Server, ServerConfig
-from vlmpress_services.store import LocalStore
+from vlmpress_services.serving.server import Server, ServerConfig
+from vlmpress_services.store.local import LocalStore
 
 # For the workers that tests start, as tox sets it: at this size a second thread only takes time from the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

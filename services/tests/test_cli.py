@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from vlmpress_services import cli, registry
+from vlmpress_services import cli
+from vlmpress_services.serving import registry
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> int:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from vlmpress_services.client import ArtifactClient, EdgeVlmClient, EvaluationClient
+from vlmpress_services.clients import ArtifactClient, EdgeVlmClient, EvaluationClient
 from vlmpress_services.errors import ServiceError
 from vlmpress_services.scoring import Prediction, score
-from vlmpress_services.server import Server, ServerConfig
+from vlmpress_services.serving.server import Server, ServerConfig
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from vlmpress.artifact import Artifact
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError, NotFoundError
-from vlmpress_services.job_work import check_spec, do_work
+from vlmpress_services.jobs.work import check_spec, do_work
 
 SETTINGS = """
 batch_size: 2
@@ -265,10 +265,10 @@ def test_a_model_that_would_run_without_what_it_has_is_refused(
 def test_missing_extras_are_named(store: Any, fields: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     check_spec(spec(**fields, num_teachers=1), store)
     with monkeypatch.context() as patched:
-        patched.setattr("vlmpress_services.distill_jobs.find_spec", lambda _: None)
+        patched.setattr("vlmpress_services.jobs.distilling.job.find_spec", lambda _: None)
         with pytest.raises(ExtraMissingError, match=r"Ray not installed; .*vlmpress-services\[ray\]"):
             check_spec(spec(**fields, num_teachers=1), store)
-    monkeypatch.setitem(__import__("sys").modules, "vlmpress_services.distill_pairs", None)
+    monkeypatch.setitem(__import__("sys").modules, "vlmpress_services.jobs.distilling.pairs", None)
     with pytest.raises(ExtraMissingError, match=r"distill: package not installed .*vlmpress-services\[verbdistill\]"):
         check_spec(spec(**fields), store)
 

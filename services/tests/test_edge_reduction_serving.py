@@ -33,10 +33,10 @@ from tokenreduce.wire import policy_to_proto
 from vlmpress.artifact import Artifact, write_policy
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
 from vlmpress.edgevlm.v1.edgevlm_service_pb2_grpc import EdgeVlmServiceStub
-from vlmpress_services.client import EdgeVlmClient
+from vlmpress_services.clients import EdgeVlmClient
 from vlmpress_services.errors import InvalidRequestError, ServiceError
-from vlmpress_services.server import Server, ServerConfig
-from vlmpress_services.store import LocalStore
+from vlmpress_services.serving.server import Server, ServerConfig
+from vlmpress_services.store.local import LocalStore
 
 FUSIONS = ("none", "cross", "decoder", "combined")
 TOWERS = ("clip", "siglip", "siglip2")

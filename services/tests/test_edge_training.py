@@ -18,7 +18,7 @@ from edgevlm.wire import spec_to_proto
 from stagetrain import ConversationCollator, ImageGroups, named_schedule, train
 from vlmpress.data import Record, Turn, load_records, write_records
 from vlmpress.job.v1 import job_pb2
-from vlmpress_services.job_work import check_spec, do_work
+from vlmpress_services.jobs.work import check_spec, do_work
 
 NUM_STEPS = 6
 SCHEDULE = """

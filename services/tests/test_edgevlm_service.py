@@ -11,7 +11,7 @@ from edgevlm.serving.requests import Sampling, Turn
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
 from vlmpress.edgevlm.v1.edgevlm_service_pb2_grpc import EdgeVlmServiceStub
 from vlmpress_services.errors import INTERNAL_TEXT
-from vlmpress_services.generation import GenerationLoop
+from vlmpress_services.serving.generation import GenerationLoop
 
 
 async def test_a_streamed_answer_is_the_engine_s(serving: Any, add_model: Any, png: bytes) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from vlmpress_services.errors import OverloadedError
-from vlmpress_services.executor import BoundedExecutor
+from vlmpress_services.serving.executor import BoundedExecutor
 
 
 async def test_calls_run_in_one_other_thread() -> None:

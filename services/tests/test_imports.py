@@ -31,7 +31,7 @@ def roots(names: set[str]) -> set[str]:
 
 def test_a_server_module_pulls_in_no_package() -> None:
     script = (
-        "import sys, vlmpress_services.server, vlmpress_services.cli, vlmpress_services.job_service\n"
+        "import sys, vlmpress_services.serving.server, vlmpress_services.cli, vlmpress_services.job_service\n"
         f"heavy = {{*{PACKAGES!r}, 'torch', 'transformers', 'ray'}} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )

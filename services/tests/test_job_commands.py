@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vlmpress_services import cli
-from vlmpress_services.server import Server, ServerConfig
+from vlmpress_services.serving.server import Server, ServerConfig
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from vlmpress.job.v1 import job_pb2
 from vlmpress.job.v1 import job_service_pb2 as pb
 from vlmpress.job.v1.job_service_pb2_grpc import JobServiceStub
 from vlmpress.quantpack.v1 import quantpack_pb2
-from vlmpress_services import job_work
 from vlmpress_services.errors import INTERNAL_TEXT
-from vlmpress_services.job_worker import work
-from vlmpress_services.jobs import JobTable
+from vlmpress_services.jobs import work as job_work
+from vlmpress_services.jobs.table import JobTable
+from vlmpress_services.jobs.worker import work
 
 SCHEME = quantpack_pb2.Scheme(bits=4, granularity=quantpack_pb2.GRANULARITY_GROUP, group_size=16)
 
@@ -183,7 +183,7 @@ async def test_cancel_ends_the_worker_and_the_watch(serving: Any, store: Any, mo
     async def sleeper(*command: str, **options: Any) -> Any:
         # Takes the job as a worker does, then never ends by itself.
         script = (
-            "import sys, time; from pathlib import Path; from vlmpress_services.jobs import JobTable\n"
+            "import sys, time; from pathlib import Path; from vlmpress_services.jobs.table import JobTable\n"
             "table = JobTable(Path(sys.argv[1]))\n"
             "with table.owned(sys.argv[2]): table.begin(sys.argv[2]); time.sleep(600)"
         )
@@ -246,7 +246,7 @@ def test_an_unexpected_error_of_a_job_stays_in_the_log(
     def break_down(*_: Any) -> str:
         raise error
 
-    monkeypatch.setattr("vlmpress_services.job_worker.do_work", break_down)
+    monkeypatch.setattr("vlmpress_services.jobs.worker.do_work", break_down)
     table = JobTable(store.root)
     job = table.create("a", job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml="x")))
     work(table, store, job.job_id)
@@ -261,7 +261,7 @@ def test_a_pipeline_job_runs_the_main_job_inside_the_store(
 
     def run(config: Any, command: str, only: str | None = None) -> None:
         from vlmpress.artifact.v1 import artifact_pb2
-        from vlmpress_services.store import LocalStore
+        from vlmpress_services.store.local import LocalStore
 
         seen.append(config)
         made = LocalStore(config.out / "store")

@@ -9,7 +9,7 @@ import pytest
 
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import InvalidRequestError, NotFoundError
-from vlmpress_services.jobs import JobTable
+from vlmpress_services.jobs.table import JobTable
 
 SPEC = pb.JobSpec(pipeline=pb.PipelineJob(config_yaml="seed: 1"))
 
@@ -79,7 +79,7 @@ def test_a_dead_worker_s_job_fails_and_a_living_one_s_does_not(table: JobTable, 
     script = """
 import sys
 from pathlib import Path
-from vlmpress_services.jobs import JobTable
+from vlmpress_services.jobs.table import JobTable
 table = JobTable(Path(sys.argv[1]))
 with table.owned(sys.argv[2]) as owned:
     assert owned and table.begin(sys.argv[2])

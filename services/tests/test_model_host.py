@@ -8,8 +8,8 @@ import pytest
 from vlmpress.artifact import Artifact, ArtifactFaultError
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress_services.errors import InvalidRequestError, NotFoundError, OverloadedError
-from vlmpress_services.model_host import ModelHost
-from vlmpress_services.store import LocalStore
+from vlmpress_services.serving.model_host import ModelHost
+from vlmpress_services.store.local import LocalStore
 
 
 def add(store: LocalStore, text: str) -> Artifact:

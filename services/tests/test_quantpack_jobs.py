@@ -18,9 +18,9 @@ from quantpack.wire import (
 )
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress.quantpack.v1 import quantpack_pb2
-from vlmpress_services import quantpack_jobs
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError, NotFoundError
-from vlmpress_services.job_work import check_spec, do_work
+from vlmpress_services.jobs.quantizing import job as quantpack_jobs
+from vlmpress_services.jobs.work import check_spec, do_work
 
 SCHEME = scheme_to_proto(Scheme(group_size=16))
 SEARCH = ecm_search_to_proto(EcmSearch(max_drop=0.5, group_size=16))
@@ -119,7 +119,7 @@ def test_without_settings_a_sweep_has_the_standard_ones(
         seen.extend(settings)
         raise NoSweepError
 
-    monkeypatch.setattr("vlmpress_services.quantpack_work.sweep_artifact", stop)
+    monkeypatch.setattr("vlmpress_services.jobs.quantizing.work.sweep_artifact", stop)
     spec = sweep_spec(model=add_model().digest, dataset=add_dataset().digest)
     check_spec(spec, store)
     with pytest.raises(NoSweepError):
@@ -172,6 +172,6 @@ def test_a_missing_extra_is_named_before_any_work(
     for spec in (pack_spec(model=model, search=SEARCH, dataset=dataset), sweep_spec(model=model, dataset=dataset)):
         with pytest.raises(ExtraMissingError, match=r"matplotlib not installed; .*vlmpress-services\[quantpack\]"):
             do_work(spec, store, Progress())
-    monkeypatch.setitem(__import__("sys").modules, "vlmpress_services.quantpack_work", None)
+    monkeypatch.setitem(__import__("sys").modules, "vlmpress_services.jobs.quantizing.work", None)
     with pytest.raises(ExtraMissingError, match="pack: package not installed"):
         do_work(pack_spec(model=model, scheme=SCHEME), store, Progress())

@@ -12,7 +12,7 @@ from vlmpress.artifact.v1 import artifact_service_pb2, artifact_service_pb2_grpc
 from vlmpress.evaluation.v1 import evaluation_service_pb2, evaluation_service_pb2_grpc
 from vlmpress_services import evaluation_service
 from vlmpress_services.errors import INTERNAL_TEXT, InvalidRequestError, ListenError
-from vlmpress_services.server import Server, ServerConfig
+from vlmpress_services.serving.server import Server, ServerConfig
 
 SCORE = "/vlmpress.evaluation.v1.EvaluationService/ScorePredictions"
 READ = "/vlmpress.artifact.v1.ArtifactService/ReadFile"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vlmpress.artifact import Artifact, ArtifactError, ArtifactFaultError, create
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress_services.errors import InvalidRequestError, NotFoundError
-from vlmpress_services.store import LocalStore
+from vlmpress_services.store.local import LocalStore
 
 AddLog = Callable[..., Artifact]
 PRODUCER = ("vlmpress-services", "0.1.0")
@@ -130,7 +130,7 @@ def test_a_killed_writer_leaves_nothing_visible(store: LocalStore) -> None:
     script = """
 import sys
 from pathlib import Path
-from vlmpress_services.store import LocalStore
+from vlmpress_services.store.local import LocalStore
 with LocalStore(Path(sys.argv[1])).draft() as draft:
     (draft.path / "half").write_text("half")
     print("writing", flush=True)

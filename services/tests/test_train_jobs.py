@@ -12,8 +12,8 @@ from stagetrain import CompressionSetting, Schedule, Stage, StageTrainError, alw
 from stagetrain.wire import schedule_from_proto, schedule_to_proto
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError, NotFoundError, ServicesError
-from vlmpress_services.job_work import check_spec, do_work
-from vlmpress_services.train_settings import config_of, plan_of
+from vlmpress_services.jobs.training.settings import config_of, plan_of
+from vlmpress_services.jobs.work import check_spec, do_work
 
 SETTINGS = "training: {max_steps: 6, learning_rate: 0.01, per_device_train_batch_size: 2, save_steps: 2}\n"
 STAGED = Schedule(
@@ -172,7 +172,7 @@ def test_a_model_that_would_lose_what_it_has_is_refused(
 def test_a_missing_extra_is_named(
     store: Any, add_model: Any, add_dataset: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "vlmpress_services.train_settings", None)
+    monkeypatch.setitem(__import__("sys").modules, "vlmpress_services.jobs.training.settings", None)
     with pytest.raises(ExtraMissingError, match=r"train: package not installed .*vlmpress-services\[stagetrain\]"):
         check_spec(spec(model=add_model().digest, dataset=add_dataset().digest, scheme="plain"), store)
 
@@ -201,7 +201,7 @@ def test_ray_is_asked_for_before_there_is_a_job(
 ) -> None:
     job = spec(model=add_model().digest, dataset=add_dataset().digest, scheme="plain", num_workers=2)
     check_spec(job, store)
-    monkeypatch.setattr("vlmpress_services.train_jobs.find_spec", lambda _: None)
+    monkeypatch.setattr("vlmpress_services.jobs.training.job.find_spec", lambda _: None)
     with pytest.raises(ExtraMissingError, match=r"num_workers: Ray not installed; .*vlmpress-services\[ray\]"):
         check_spec(job, store)
 

@@ -11,9 +11,9 @@ from vlmpress.artifact import Artifact, ArtifactError, ArtifactFaultError
 from vlmpress.artifact.v1 import artifact_service_pb2 as pb
 from vlmpress.artifact.v1 import artifact_service_pb2_grpc as pb_grpc
 from vlmpress_services.errors import InvalidRequestError, NotFoundError
-from vlmpress_services.interceptors import Context
-from vlmpress_services.service import Host, Service
-from vlmpress_services.store import LocalStore
+from vlmpress_services.serving.interceptors import Context
+from vlmpress_services.serving.service import Host, Service
+from vlmpress_services.store.local import LocalStore
 
 CHUNK_BYTES = 1 << 20
 

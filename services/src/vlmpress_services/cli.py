@@ -11,9 +11,10 @@ from vlmpress import cli
 from vlmpress.artifact import ArtifactError
 from vlmpress.cli import UserError
 from vlmpress.data import DataError
-from vlmpress_services import artifact_commands, job_commands
-from vlmpress_services.artifact_commands import DEFAULT_STORE
 from vlmpress_services.errors import PackageError, ServicesError
+from vlmpress_services.jobs import commands as job_commands
+from vlmpress_services.store import commands as artifact_commands
+from vlmpress_services.store.commands import DEFAULT_STORE
 
 app = typer.Typer(no_args_is_help=True, help="Small fast vision-language models from large ones.")
 app.add_typer(artifact_commands.app, name="artifact")
@@ -35,9 +36,9 @@ def serve(
 
     One JSON line {"address": ..., "services": [...]} on standard output says that the server answers.
     """
-    from vlmpress_services.registry import parse_services
-    from vlmpress_services.server import ServerConfig
-    from vlmpress_services.serving import serve as serve_until_stopped
+    from vlmpress_services.serving.process import serve as serve_until_stopped
+    from vlmpress_services.serving.registry import parse_services
+    from vlmpress_services.serving.server import ServerConfig
 
     logging.getLogger("vlmpress_services").setLevel(logging.WARNING if quiet else logging.INFO)
     config = ServerConfig(

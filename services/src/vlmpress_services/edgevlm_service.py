@@ -17,10 +17,10 @@ from edgevlm.serving.engine import Engine
 from edgevlm.wire import event_to_proto, request_from_proto
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2_grpc as pb_grpc
-from vlmpress_services.generation import GenerationLoop
-from vlmpress_services.interceptors import Context
-from vlmpress_services.model_host import ModelHost
-from vlmpress_services.service import Host, Service
+from vlmpress_services.serving.generation import GenerationLoop
+from vlmpress_services.serving.interceptors import Context
+from vlmpress_services.serving.model_host import ModelHost
+from vlmpress_services.serving.service import Host, Service
 
 MAX_PREPARING_THREADS = 4
 MAX_MARGIN_S = 0.05

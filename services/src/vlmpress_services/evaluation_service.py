@@ -8,9 +8,9 @@ import grpc
 from vlmpress.evaluation.v1 import evaluation_pb2
 from vlmpress.evaluation.v1 import evaluation_service_pb2 as pb
 from vlmpress.evaluation.v1 import evaluation_service_pb2_grpc as pb_grpc
-from vlmpress_services.interceptors import Context
 from vlmpress_services.scoring import Prediction, Score, score
-from vlmpress_services.service import Host, Service
+from vlmpress_services.serving.interceptors import Context
+from vlmpress_services.serving.service import Host, Service
 
 
 class EvaluationService(Service, pb_grpc.EvaluationServiceServicer):

@@ -9,12 +9,12 @@ import grpc
 from vlmpress.job.v1 import job_service_pb2 as pb
 from vlmpress.job.v1 import job_service_pb2_grpc as pb_grpc
 from vlmpress_services.errors import StoppingError
-from vlmpress_services.interceptors import Context
-from vlmpress_services.job_runner import JobRunner
-from vlmpress_services.job_work import check_spec
-from vlmpress_services.jobs import ENDED, JobTable
-from vlmpress_services.service import Host, Service
-from vlmpress_services.store import LocalStore
+from vlmpress_services.jobs.runner import JobRunner
+from vlmpress_services.jobs.table import ENDED, JobTable
+from vlmpress_services.jobs.work import check_spec
+from vlmpress_services.serving.interceptors import Context
+from vlmpress_services.serving.service import Host, Service
+from vlmpress_services.store.local import LocalStore
 
 WATCH_INTERVAL_S = 0.1
 

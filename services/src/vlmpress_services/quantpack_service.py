@@ -11,10 +11,10 @@ from vlmpress.artifact import Artifact
 from vlmpress.quantpack.v1 import quantpack_service_pb2 as pb
 from vlmpress.quantpack.v1 import quantpack_service_pb2_grpc as pb_grpc
 from vlmpress_services.errors import InvalidRequestError
-from vlmpress_services.executor import BoundedExecutor
-from vlmpress_services.interceptors import Context
-from vlmpress_services.service import Host, Service
-from vlmpress_services.store import LocalStore
+from vlmpress_services.serving.executor import BoundedExecutor
+from vlmpress_services.serving.interceptors import Context
+from vlmpress_services.serving.service import Host, Service
+from vlmpress_services.store.local import LocalStore
 
 
 class QuantpackService(Service, pb_grpc.QuantpackServiceServicer):

@@ -9,9 +9,9 @@ from vlmpress.stagetrain.v1 import stagetrain_pb2
 from vlmpress.stagetrain.v1 import stagetrain_service_pb2 as pb
 from vlmpress.stagetrain.v1 import stagetrain_service_pb2_grpc as pb_grpc
 from vlmpress_services.errors import InvalidRequestError
-from vlmpress_services.executor import BoundedExecutor
-from vlmpress_services.interceptors import Context
-from vlmpress_services.service import Host, Service
+from vlmpress_services.serving.executor import BoundedExecutor
+from vlmpress_services.serving.interceptors import Context
+from vlmpress_services.serving.service import Host, Service
 
 MAX_STAGES = 64
 MAX_SIZE = 1 << 20

@@ -18,9 +18,9 @@ from tokenreduce.wire import (
 from vlmpress.tokenreduce.v1 import tokenreduce_service_pb2 as pb
 from vlmpress.tokenreduce.v1 import tokenreduce_service_pb2_grpc as pb_grpc
 from vlmpress_services.errors import InvalidRequestError
-from vlmpress_services.executor import BoundedExecutor
-from vlmpress_services.interceptors import Context
-from vlmpress_services.service import Host, Service
+from vlmpress_services.serving.executor import BoundedExecutor
+from vlmpress_services.serving.interceptors import Context
+from vlmpress_services.serving.service import Host, Service
 
 # A calibration keeps some bytes of each: a call without end must not fill the memory.
 MAX_CALIBRATION_IMAGES = 1_000_000

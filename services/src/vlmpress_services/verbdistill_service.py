@@ -18,11 +18,11 @@ from vlmpress.artifact import Artifact
 from vlmpress.verbdistill.v1 import verbdistill_service_pb2 as pb
 from vlmpress.verbdistill.v1 import verbdistill_service_pb2_grpc as pb_grpc
 from vlmpress_services.errors import InvalidRequestError
-from vlmpress_services.executor import BoundedExecutor
-from vlmpress_services.interceptors import Context
-from vlmpress_services.model_host import ModelHost
-from vlmpress_services.service import Host, Service
-from vlmpress_services.store import LocalStore
+from vlmpress_services.serving.executor import BoundedExecutor
+from vlmpress_services.serving.interceptors import Context
+from vlmpress_services.serving.model_host import ModelHost
+from vlmpress_services.serving.service import Host, Service
+from vlmpress_services.store.local import LocalStore
 
 MAX_PIXELS, MAX_WORDS, MAX_LIKELIEST = 1 << 25, 256, 64
 DEFAULT_WORDS, DEFAULT_LIKELIEST = 16, 5

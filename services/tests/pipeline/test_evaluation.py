@@ -8,7 +8,7 @@ from edgevlm import Engine
 from vlmpress_services.datasets import read_evaluation
 from vlmpress_services.errors import ServiceError
 from vlmpress_services.pipeline import evaluation
-from vlmpress_services.server import Server, ServerConfig
+from vlmpress_services.serving.server import Server, ServerConfig
 
 
 @pytest.mark.parametrize("max_concurrent", [64, 2])

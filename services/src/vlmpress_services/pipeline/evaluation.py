@@ -12,7 +12,7 @@ from edgevlm import Engine, prefill_macs
 from vlmpress.artifact import Artifact
 from vlmpress.data import Record, question_type
 from vlmpress.evaluation.v1 import evaluation_pb2
-from vlmpress_services.client import Answer, EdgeVlmClient, EvaluationClient
+from vlmpress_services.clients import Answer, EdgeVlmClient, EvaluationClient
 from vlmpress_services.datasets import read_evaluation
 from vlmpress_services.errors import ServiceError
 from vlmpress_services.pipeline.runners import Runner

@@ -14,7 +14,6 @@ from transformers.utils import logging as transformers_logging
 from vlmpress.artifact import Artifact, digest_file
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.data import load_records
-from vlmpress_services.launch import served
 from vlmpress_services.pipeline import training
 from vlmpress_services.pipeline.config import RunConfig
 from vlmpress_services.pipeline.datasets import make_dataset
@@ -24,7 +23,8 @@ from vlmpress_services.pipeline.packing import make_packed
 from vlmpress_services.pipeline.reporting import RunFacts, Variant, report_fields, write_report
 from vlmpress_services.pipeline.runners import Runner
 from vlmpress_services.pipeline.stepping import Stepper
-from vlmpress_services.store import LocalStore
+from vlmpress_services.serving.launch import served
+from vlmpress_services.store.local import LocalStore
 from vlmpress_services.workers.opening import open_runner
 
 DISTRIBUTIONS = ("contracts", "quantpack", "tokenreduce", "stagetrain", "verbdistill", "edgevlm", "services")

@@ -8,9 +8,9 @@ from quantpack.methods.ecm import Ecm
 from quantpack.methods.gptq import Gptq
 from quantpack.methods.registry import METHODS
 from vlmpress.artifact import Artifact
+from vlmpress_services.jobs.quantizing.work import QuestionSource, pack_artifact
 from vlmpress_services.pipeline.config import PackStep
 from vlmpress_services.pipeline.stepping import Outcome, Work
-from vlmpress_services.quantpack_work import QuestionSource, pack_artifact
 
 
 def make_packed(edge: Artifact, dataset: Artifact, step: PackStep, work: Work) -> Outcome:

@@ -21,7 +21,7 @@ import psutil
 from vlmpress.artifact import Artifact, Draft, Spec, digest_bytes
 from vlmpress.cli import Progress, progress
 from vlmpress_services.errors import NotFoundError
-from vlmpress_services.store import LocalStore
+from vlmpress_services.store.local import LocalStore
 
 PRODUCER = "vlmpress-services"
 SAMPLE_INTERVAL_S = 0.5

@@ -13,7 +13,7 @@ from vlmpress.cli import CheckFailedError, UserError
 from vlmpress.job.v1 import job_pb2 as pb
 
 if TYPE_CHECKING:
-    from vlmpress_services.client import JobClient
+    from vlmpress_services.clients import JobClient
 
 app = typer.Typer(no_args_is_help=True, help="Start, follow, list and cancel jobs on a server.")
 
@@ -111,7 +111,7 @@ def _start(spec: pb.JobSpec, server: str, request_id: str, watch: bool, as_json:
 
 def _client(server: str) -> "JobClient":
     # grpc takes half a second to import; --help does not need it.
-    from vlmpress_services.client import JobClient
+    from vlmpress_services.clients import JobClient
 
     return JobClient(server)
 

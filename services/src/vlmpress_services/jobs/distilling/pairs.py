@@ -11,8 +11,8 @@ from verbdistill.models.targets import check_pair as check_targets_of_pair
 from verbdistill.models.targets import check_targets
 from verbdistill.runs.run_config import RunConfig
 from verbdistill.steps.operations import MATCHED
-from vlmpress_services.distill_settings import num_layers
 from vlmpress_services.errors import InvalidRequestError
+from vlmpress_services.jobs.distilling.settings import num_layers
 
 
 def check_pair(config: RunConfig) -> None:

@@ -19,14 +19,14 @@ from google.protobuf import json_format
 from vlmpress.artifact import COMPRESSION_FILE, POLICY_FILE, Artifact, digest_bytes
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
-from vlmpress_services.job_progress import Report
-from vlmpress_services.store import LocalStore
+from vlmpress_services.jobs.progress import Report
+from vlmpress_services.store.local import LocalStore
 from vlmpress_services.workers.group import OnReport, TeacherGroup, WorkerGroup
 
 if TYPE_CHECKING:
-    from vlmpress_services.distill_progress import StepReport
-    from vlmpress_services.distill_settings import DistillPlan
-    from vlmpress_services.distill_work import Outcome
+    from vlmpress_services.jobs.distilling.progress import StepReport
+    from vlmpress_services.jobs.distilling.settings import DistillPlan
+    from vlmpress_services.jobs.distilling.work import Outcome
     from vlmpress_services.workers.teachers import TeacherPool
 
 MODEL_KINDS = ("model", "edge_model")
@@ -60,8 +60,8 @@ def check_distill(job: pb.DistillJob, store: LocalStore) -> None:
             "num_workers, num_teachers: Ray not installed; pip install 'vlmpress-services[ray]' on the server"
         )
     with _verbdistill_installed():
-        from vlmpress_services.distill_pairs import check_pair
-        from vlmpress_services.distill_settings import config_of
+        from vlmpress_services.jobs.distilling.pairs import check_pair
+        from vlmpress_services.jobs.distilling.settings import config_of
     with TemporaryDirectory() as folder:
         plan = _plan(job, artifacts, Path(folder))
         config = config_of(plan)
@@ -102,7 +102,7 @@ def _resolved(job: pb.DistillJob, store: LocalStore) -> dict[str, Artifact]:
 
 
 def _plan(job: pb.DistillJob, artifacts: dict[str, Artifact], folder: Path) -> "DistillPlan":
-    from vlmpress_services.distill_settings import plan_of
+    from vlmpress_services.jobs.distilling.settings import plan_of
 
     verbalizers = artifacts.get("teacher_verbalizers")
     return plan_of(
@@ -148,8 +148,8 @@ def _run_digest(job: pb.DistillJob, artifacts: dict[str, Artifact]) -> str:
 
 def _run(plan: "DistillPlan", job: pb.DistillJob, on_progress: OnReport) -> "Outcome":
     from verbdistill.steps.teaching import TAUGHT
-    from vlmpress_services.distill_settings import config_of
-    from vlmpress_services.distill_work import distil, verbalize_teacher, with_teacher_losses
+    from vlmpress_services.jobs.distilling.settings import config_of
+    from vlmpress_services.jobs.distilling.work import distil, verbalize_teacher, with_teacher_losses
     from vlmpress_services.workers.opening import open_runner
 
     # Checkpoints and workers' notes lie in one folder, so that one removal ends both.
@@ -174,7 +174,7 @@ def _teachers(
     if teachers is None:
         yield None, students
         return
-    from vlmpress_services.distill_work import OpenTeacher
+    from vlmpress_services.jobs.distilling.work import OpenTeacher
     from vlmpress_services.workers.teachers import placed, teacher_pool
 
     teachers, students = placed(teachers, students)
@@ -200,7 +200,7 @@ def _publish(
     """Model, report and verbalizers as artifacts; what was needed to go on is removed."""
     from verbdistill.seeing.report import write_report
     from verbdistill.wire import distillation_to_proto
-    from vlmpress_services.distill_settings import DISTILLED, VERBALIZERS
+    from vlmpress_services.jobs.distilling.settings import DISTILLED, VERBALIZERS
 
     producer = (DISTRIBUTION, version(DISTRIBUTION))
     parents = {role: artifact.digest for role, artifact in artifacts.items()}

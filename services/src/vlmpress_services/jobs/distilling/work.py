@@ -33,8 +33,8 @@ from verbdistill.steps.teaching import TAUGHT, local_teacher
 from verbdistill.teachers.teacher import Teacher, TeacherAnswer, TruncatedAnswer
 from verbdistill.wire import DistillationSpec
 from vlmpress.artifact import import_model_code, read
-from vlmpress_services.distill_progress import StepReport, StepReporter
-from vlmpress_services.distill_settings import CHECKPOINTS, DISTILLED, VERBALIZERS, DistillPlan, config_of
+from vlmpress_services.jobs.distilling.progress import StepReport, StepReporter
+from vlmpress_services.jobs.distilling.settings import CHECKPOINTS, DISTILLED, VERBALIZERS, DistillPlan, config_of
 
 if TYPE_CHECKING:
     from vlmpress_services.workers.teachers import TeacherPool

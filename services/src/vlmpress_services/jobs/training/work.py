@@ -9,8 +9,8 @@ from transformers.utils import logging as transformers_logging
 from stagetrain import Schedule, StageTrainError
 from stagetrain.runs.running import execute, prepare
 from vlmpress_services.errors import InvalidRequestError
-from vlmpress_services.train_progress import StepReport, StepReporter
-from vlmpress_services.train_settings import RunPlan, config_of, request_error
+from vlmpress_services.jobs.training.progress import StepReport, StepReporter
+from vlmpress_services.jobs.training.settings import RunPlan, config_of, request_error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,9 +12,9 @@ from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress.quantpack.v1 import quantpack_pb2
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
-from vlmpress_services.incoming import incoming_folder
-from vlmpress_services.job_progress import OnProgress, settings_done, trials_done, weights_done
-from vlmpress_services.store import LocalStore
+from vlmpress_services.jobs.progress import OnProgress, settings_done, trials_done, weights_done
+from vlmpress_services.store.incoming import incoming_folder
+from vlmpress_services.store.local import LocalStore
 
 if TYPE_CHECKING:
     from quantpack import EcmSearch, Recipe, Scheme
@@ -75,7 +75,7 @@ def do_pack(job: pb.PackJob, store: LocalStore, on_progress: OnProgress) -> str:
     """Packs; gives the digest of the pack."""
     with _quantpack_installed("pack"):
         from quantpack.wire import ecm_search_from_proto, recipe_from_proto, scheme_from_proto
-        from vlmpress_services.quantpack_work import QuestionSource, pack_artifact
+        from vlmpress_services.jobs.quantizing.work import QuestionSource, pack_artifact
     how: Scheme | Recipe | EcmSearch
     if job.HasField("scheme"):
         how = scheme_from_proto(job.scheme)
@@ -98,7 +98,7 @@ def do_sweep(job: pb.SweepJob, store: LocalStore, on_progress: OnProgress) -> st
     with _quantpack_installed("sweep"):
         from quantpack import standard_settings
         from quantpack.wire import ecm_search_from_proto, setting_from_proto
-        from vlmpress_services.quantpack_work import QuestionSource, sweep_artifact
+        from vlmpress_services.jobs.quantizing.work import QuestionSource, sweep_artifact
     _check_can_draw("sweep")
     settings = [setting_from_proto(setting) for setting in job.settings] or list(standard_settings())
     search = ecm_search_from_proto(job.search) if job.HasField("search") else None

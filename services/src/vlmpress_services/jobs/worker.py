@@ -1,4 +1,4 @@
-"""The process that does one job: `python -m vlmpress_services.job_worker --store DIR --job ID`."""
+"""The process that does one job: `python -m vlmpress_services.jobs.worker --store DIR --job ID`."""
 
 import argparse
 import logging
@@ -12,11 +12,11 @@ from vlmpress.artifact import ArtifactError
 from vlmpress.cli import UserError
 from vlmpress.data import DataError
 from vlmpress_services.errors import INTERNAL_TEXT, PackageError, ServicesError
-from vlmpress_services.job_progress import Details
-from vlmpress_services.job_work import do_work
-from vlmpress_services.jobs import JobTable
-from vlmpress_services.serving import call_at_stdin_end, claim_stdout
-from vlmpress_services.store import LocalStore
+from vlmpress_services.jobs.progress import Details
+from vlmpress_services.jobs.table import JobTable
+from vlmpress_services.jobs.work import do_work
+from vlmpress_services.serving.process import call_at_stdin_end, claim_stdout
+from vlmpress_services.store.local import LocalStore
 
 REPORT_INTERVAL_S = 0.5
 _EXPECTED = (ServicesError, ArtifactError, DataError, UserError, PackageError, OSError)

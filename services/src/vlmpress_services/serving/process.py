@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from vlmpress_services.server import Server, ServerConfig
+from vlmpress_services.serving.server import Server, ServerConfig
 
 GRACE_S = 5.0
 SWITCH_INTERVAL_S = 5e-4

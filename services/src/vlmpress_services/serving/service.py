@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from vlmpress_services.store import LocalStore
+from vlmpress_services.store.local import LocalStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 
 from vlmpress.job.v1 import job_pb2 as pb
-from vlmpress_services.jobs import JobTable
+from vlmpress_services.jobs.table import JobTable
 
 POLL_INTERVAL_S = 0.1
 TERMINATE_TIMEOUT_S = 2.0
@@ -49,7 +49,7 @@ class JobRunner:
     async def _run_job(self, job_id: str) -> None:
         _log.info("job %s: starting a worker", job_id)
         worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "vlmpress_services.job_worker"),
+            *(sys.executable, "-P", "-m", "vlmpress_services.jobs.worker"),
             *("--store", str(self._table.folder.parent), "--job", job_id),
             stdin=asyncio.subprocess.PIPE,
         )

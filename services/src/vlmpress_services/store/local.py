@@ -24,7 +24,7 @@ from vlmpress.artifact import (
     whole_file,
 )
 from vlmpress_services.errors import InvalidRequestError, NotFoundError
-from vlmpress_services.incoming import incoming_folder
+from vlmpress_services.store.incoming import incoming_folder
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

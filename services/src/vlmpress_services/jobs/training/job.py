@@ -17,14 +17,14 @@ from vlmpress.artifact import COMPRESSION_WEIGHTS_FILE, Artifact, digest_bytes
 from vlmpress.artifact.extensions import POLICY_FILE
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
-from vlmpress_services.job_progress import Report
-from vlmpress_services.store import LocalStore
+from vlmpress_services.jobs.progress import Report
+from vlmpress_services.store.local import LocalStore
 from vlmpress_services.workers.group import OnReport, WorkerGroup
 
 if TYPE_CHECKING:
-    from vlmpress_services.train_progress import StepReport
-    from vlmpress_services.train_settings import RunPlan
-    from vlmpress_services.train_work import Outcome
+    from vlmpress_services.jobs.training.progress import StepReport
+    from vlmpress_services.jobs.training.settings import RunPlan
+    from vlmpress_services.jobs.training.work import Outcome
 
 MODEL_KINDS = ("model", "edge_model")
 DISTRIBUTION = "vlmpress-services"
@@ -57,7 +57,7 @@ def check_train(job: pb.TrainJob, store: LocalStore) -> None:
     if job.num_workers > 1 and find_spec("ray") is None:
         raise ExtraMissingError("num_workers: Ray not installed; pip install 'vlmpress-services[ray]' on the server")
     with _stagetrain_installed():
-        from vlmpress_services.train_settings import check_plan, plan_of
+        from vlmpress_services.jobs.training.settings import check_plan, plan_of
     with TemporaryDirectory() as folder:
         check_plan(plan_of(job, model.path, dataset.path, Path(folder)))
 
@@ -65,7 +65,7 @@ def check_train(job: pb.TrainJob, store: LocalStore) -> None:
 def do_train(job: pb.TrainJob, store: LocalStore, report: Report) -> str:
     """Trains; gives the digest of the model."""
     with _stagetrain_installed():
-        from vlmpress_services.train_settings import plan_of
+        from vlmpress_services.jobs.training.settings import plan_of
     model, dataset = store.verify(job.model), store.verify(job.dataset)
     folder = store.root / "runs" / f"train-{_run_digest(job, model, dataset)[:32]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def _run_digest(job: pb.TrainJob, model: Artifact, dataset: Artifact) -> str:
 
 
 def _run(plan: "RunPlan", num_workers: int, on_progress: OnReport) -> "Outcome":
-    from vlmpress_services.train_work import run_plan
+    from vlmpress_services.jobs.training.work import run_plan
     from vlmpress_services.workers.opening import open_runner
 
     # Checkpoints and workers' notes lie in one folder, so that one removal ends both.
@@ -141,7 +141,7 @@ def _publish(
 ) -> str:
     """Model and schedule as artifacts; what was needed to go on is removed."""
     from stagetrain.wire import schedule_to_proto
-    from vlmpress_services.train_settings import TRAINED
+    from vlmpress_services.jobs.training.settings import TRAINED
 
     schedule = schedule_to_proto(outcome.schedule)
     model, dataset = parents

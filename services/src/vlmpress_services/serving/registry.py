@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 
 from vlmpress_services.errors import PACKAGES, ExtraMissingError, InvalidRequestError
-from vlmpress_services.service import Host, Service
+from vlmpress_services.serving.service import Host, Service
 
 SERVICES = {
     "artifact": "vlmpress.artifact.v1.ArtifactService",

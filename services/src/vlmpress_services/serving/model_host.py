@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 
 from vlmpress.artifact import Artifact, verify
 from vlmpress_services.errors import InvalidRequestError, OverloadedError
-from vlmpress_services.executor import BoundedExecutor
-from vlmpress_services.store import LocalStore
+from vlmpress_services.serving.executor import BoundedExecutor
+from vlmpress_services.store.local import LocalStore
 
 M = TypeVar("M")
 MODEL_KINDS = ("model", "edge_model", "quantized_model")

@@ -14,7 +14,7 @@ from google.protobuf import timestamp_pb2
 
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import InvalidRequestError, NotFoundError
-from vlmpress_services.job_progress import Details
+from vlmpress_services.jobs.progress import Details
 from vlmpress_services.locking import locked
 
 MAX_REQUEST_ID_CHARS = 128

@@ -9,10 +9,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from vlmpress_services.errors import InvalidRequestError, ListenError
-from vlmpress_services.interceptors import AdmissionInterceptor, ErrorInterceptor
-from vlmpress_services.registry import SERVICES, build_service
-from vlmpress_services.service import Host
-from vlmpress_services.store import LocalStore
+from vlmpress_services.serving.interceptors import AdmissionInterceptor, ErrorInterceptor
+from vlmpress_services.serving.registry import SERVICES, build_service
+from vlmpress_services.serving.service import Host
+from vlmpress_services.store.local import LocalStore
 
 MAX_REQUEST_BYTES = 16 << 20
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -28,7 +28,7 @@ class ServerConfig:
     Attributes:
         listen: "host:port"; port 0 takes a free one.
         store: Root of the artifact store.
-        services: Names from `vlmpress_services.registry.SERVICES`.
+        services: Names from `vlmpress_services.serving.registry.SERVICES`.
         max_concurrent: Calls that may run at a time; health checks do not count.
         reflection: None: only when `listen` is a loopback address.
         max_models: Models kept in memory at a time.

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from vlmpress.artifact import Artifact, ArtifactError, read, verify
 from vlmpress.cli import CheckFailedError, UserError
 from vlmpress_services.errors import InvalidRequestError, NotFoundError
-from vlmpress_services.store import LocalStore
+from vlmpress_services.store.local import LocalStore
 
 DEFAULT_STORE = Path("build/demo/store")
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from vlmpress.artifact import digest_bytes
 from vlmpress.job.v1 import job_pb2 as pb
-from vlmpress_services.distill_jobs import check_distill, do_distill
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
-from vlmpress_services.job_progress import OnProgress, Report
-from vlmpress_services.quantpack_jobs import check_pack, check_sweep, do_pack, do_sweep
-from vlmpress_services.store import LocalStore
-from vlmpress_services.train_jobs import check_train, do_train
+from vlmpress_services.jobs.distilling.job import check_distill, do_distill
+from vlmpress_services.jobs.progress import OnProgress, Report
+from vlmpress_services.jobs.quantizing.job import check_pack, check_sweep, do_pack, do_sweep
+from vlmpress_services.jobs.training.job import check_train, do_train
+from vlmpress_services.store.local import LocalStore
 
 
 def check_spec(spec: pb.JobSpec, store: LocalStore) -> None:

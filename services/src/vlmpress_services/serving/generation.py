@@ -16,7 +16,7 @@ from edgevlm.serving.batching import Batcher, Handle
 from edgevlm.serving.events import BatchEvent, Failed, Finish, GenerationEvent
 from edgevlm.serving.preparing import Prepared
 from vlmpress_services.errors import OverloadedError
-from vlmpress_services.executor import DEFAULT_MAX_PENDING, BoundedExecutor
+from vlmpress_services.serving.executor import DEFAULT_MAX_PENDING, BoundedExecutor
 
 
 class Outbox:

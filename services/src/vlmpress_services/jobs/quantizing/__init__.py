@@ -1,0 +1,1 @@
+"""PackJob and SweepJob."""

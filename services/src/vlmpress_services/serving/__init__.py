@@ -1,0 +1,1 @@
+"""One gRPC server for any subset of the services, and what keeps its models."""
