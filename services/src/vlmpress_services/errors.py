@@ -32,6 +32,10 @@ class InvalidRequestError(ServicesError, ValueError):
     """A request or an argument is not what the contract asks for."""
 
 
+class AlreadyExistsError(ServicesError, ValueError):
+    """Something else was made under this name before."""
+
+
 class OverloadedError(ServicesError, RuntimeError):
     """A bounded queue or cache is full."""
 
@@ -79,6 +83,7 @@ INTERNAL_TEXT = "internal error"
 _OWN: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
     (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (AlreadyExistsError, grpc.StatusCode.ALREADY_EXISTS),
     (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (StoppingError, grpc.StatusCode.UNAVAILABLE),
     (ExtraMissingError, grpc.StatusCode.FAILED_PRECONDITION),

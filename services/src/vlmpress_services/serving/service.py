@@ -16,11 +16,19 @@ class Host:
         store: Where artifacts are found.
         max_models: Models kept in memory at a time.
         max_batch: Answers that one model works on at a time.
+        max_jobs: Jobs that run at a time.
+        max_attempts: How often a job's worker may be lost (killed, out of memory) before the job fails.
+        job_runner: Where new attempts of jobs run: "local", in a child process, or "ray", on `job_cluster`.
+        job_cluster: Address of a Ray cluster's Jobs API, for example "http://head:8265"; empty: none.
     """
 
     store: LocalStore
     max_models: int = 8
     max_batch: int = 64
+    max_jobs: int = 1
+    max_attempts: int = 3
+    job_runner: str = "local"
+    job_cluster: str = ""
 
 
 class Service(ABC):
