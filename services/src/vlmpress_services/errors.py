@@ -1,6 +1,8 @@
 """Errors of the services, and the one table that turns any error into a gRPC status code."""
 
 from abc import ABC
+from collections.abc import Mapping
+from typing import Any
 
 import grpc
 
@@ -65,16 +67,38 @@ class LaunchError(ServicesError, RuntimeError):
 
 
 class ServiceError(ServicesError, RuntimeError):
-    """A call to a server failed; `code` is the gRPC status code's name."""
+    """A call to a server failed.
 
-    def __init__(self, code: str, text: str) -> None:
+    Attributes:
+        code: The gRPC status code's name.
+        text: What the server says of it, one line.
+        reason: What was wrong in UPPER_SNAKE, by the answer's ErrorInfo; empty where it has none.
+        metadata: What ErrorInfo says beside it.
+        request_id: Finds the call in the server's log; empty where no server answered.
+        retry_after_s: When the server wants to be asked again; None where it says nothing of it.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        text: str,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        request_id: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(f"{code}: {text}")
         self.code = code
         self.text = text
+        self.reason = reason
+        self.metadata = dict(metadata or {})
+        self.request_id = request_id
+        self.retry_after_s = retry_after_s
 
-    def __reduce__(self) -> tuple[type["ServiceError"], tuple[str, str]]:
-        """Both arguments again, so that the error survives the way back from another process."""
-        return (ServiceError, (self.code, self.text))
+    def __reduce__(self) -> tuple[type["ServiceError"], tuple[str, str], dict[str, Any]]:
+        """Arguments and attributes again, so that the error survives the way back from another process."""
+        return (ServiceError, (self.code, self.text), vars(self))
 
 
 INTERNAL_TEXT = "internal error"
