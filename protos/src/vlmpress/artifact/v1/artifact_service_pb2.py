@@ -22,34 +22,97 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from vlmpress.artifact.v1 import artifact_pb2 as vlmpress_dot_artifact_dot_v1_dot_artifact__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+vlmpress/artifact/v1/artifact_service.proto\x12\x14vlmpress.artifact.v1\x1a#vlmpress/artifact/v1/artifact.proto\"&\n\x12GetManifestRequest\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\t\"W\n\x13GetManifestResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x30\n\x08manifest\x18\x02 \x01(\x0b\x32\x1e.vlmpress.artifact.v1.Manifest\"$\n\x14ListArtifactsRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\"Q\n\x15ListArtifactsResponse\x12\x38\n\tartifacts\x18\x01 \x03(\x0b\x32%.vlmpress.artifact.v1.ArtifactSummary\"Q\n\x0f\x41rtifactSummary\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"A\n\x0fReadFileRequest\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"0\n\x10ReadFileResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\")\n\x15VerifyArtifactRequest\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\t\"3\n\x16VerifyArtifactResponse\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\r\n\x05\x66\x61ult\x18\x02 \x01(\t2\xa9\x03\n\x0f\x41rtifactService\x12\x62\n\x0bGetManifest\x12(.vlmpress.artifact.v1.GetManifestRequest\x1a).vlmpress.artifact.v1.GetManifestResponse\x12h\n\rListArtifacts\x12*.vlmpress.artifact.v1.ListArtifactsRequest\x1a+.vlmpress.artifact.v1.ListArtifactsResponse\x12[\n\x08ReadFile\x12%.vlmpress.artifact.v1.ReadFileRequest\x1a&.vlmpress.artifact.v1.ReadFileResponse0\x01\x12k\n\x0eVerifyArtifact\x12+.vlmpress.artifact.v1.VerifyArtifactRequest\x1a,.vlmpress.artifact.v1.VerifyArtifactResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+vlmpress/artifact/v1/artifact_service.proto\x12\x14vlmpress.artifact.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#vlmpress/artifact/v1/artifact.proto\"&\n\x12GetManifestRequest\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\t\"W\n\x13GetManifestResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x30\n\x08manifest\x18\x02 \x01(\x0b\x32\x1e.vlmpress.artifact.v1.Manifest\"K\n\x14ListArtifactsRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"j\n\x15ListArtifactsResponse\x12\x38\n\tartifacts\x18\x01 \x03(\x0b\x32%.vlmpress.artifact.v1.ArtifactSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x0f\x41rtifactSummary\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"Q\n\x0fReadFileRequest\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0e\n\x06length\x18\x04 \x01(\x04\"@\n\x10ReadFileResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x03 \x01(\x07\")\n\x15VerifyArtifactRequest\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\t\"3\n\x16VerifyArtifactResponse\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\r\n\x05\x66\x61ult\x18\x02 \x01(\t\"*\n\x11StartWriteRequest\x12\x15\n\rmanifest_json\x18\x01 \x01(\x0c\"l\n\x12StartWriteResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x15\n\ralready_there\x18\x02 \x01(\x08\x12/\n\x05\x66iles\x18\x03 \x03(\x0b\x32 .vlmpress.artifact.v1.FileStatus\"2\n\nFileStatus\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x16\n\x0epersisted_size\x18\x02 \x01(\x04\"^\n\x10WriteFileRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x05 \x01(\x07\"+\n\x11WriteFileResponse\x12\x16\n\x0epersisted_size\x18\x01 \x01(\x04\")\n\x17QueryWriteStatusRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"^\n\x18QueryWriteStatusResponse\x12\x11\n\tcommitted\x18\x01 \x01(\x08\x12/\n\x05\x66iles\x18\x02 \x03(\x0b\x32 .vlmpress.artifact.v1.FileStatus\"1\n\x12\x43ommitWriteRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\"N\n\x13\x43ommitWriteResponse\x12\x37\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32%.vlmpress.artifact.v1.ArtifactSummary\"%\n\x13\x41\x62\x61ndonWriteRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\")\n\x14\x41\x62\x61ndonWriteResponse\x12\x11\n\tabandoned\x18\x01 \x01(\x08\"\x11\n\x0fListTagsRequest\";\n\x10ListTagsResponse\x12\'\n\x04tags\x18\x01 \x03(\x0b\x32\x19.vlmpress.artifact.v1.Tag\"#\n\x03Tag\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"Q\n\rSetTagRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x15\n\x08\x65xpected\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_expected\"\x10\n\x0eSetTagResponse\"D\n\x10\x44\x65leteTagRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\x08\x65xpected\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_expected\"$\n\x11\x44\x65leteTagResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\"T\n\x15\x43ollectGarbageRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\x12*\n\x07min_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"R\n\x16\x43ollectGarbageResponse\x12\x38\n\tartifacts\x18\x01 \x03(\x0b\x32%.vlmpress.artifact.v1.ArtifactSummary2\xdc\n\n\x0f\x41rtifactService\x12g\n\x0bGetManifest\x12(.vlmpress.artifact.v1.GetManifestRequest\x1a).vlmpress.artifact.v1.GetManifestResponse\"\x03\x90\x02\x01\x12m\n\rListArtifacts\x12*.vlmpress.artifact.v1.ListArtifactsRequest\x1a+.vlmpress.artifact.v1.ListArtifactsResponse\"\x03\x90\x02\x01\x12`\n\x08ReadFile\x12%.vlmpress.artifact.v1.ReadFileRequest\x1a&.vlmpress.artifact.v1.ReadFileResponse\"\x03\x90\x02\x01\x30\x01\x12p\n\x0eVerifyArtifact\x12+.vlmpress.artifact.v1.VerifyArtifactRequest\x1a,.vlmpress.artifact.v1.VerifyArtifactResponse\"\x03\x90\x02\x01\x12\x64\n\nStartWrite\x12\'.vlmpress.artifact.v1.StartWriteRequest\x1a(.vlmpress.artifact.v1.StartWriteResponse\"\x03\x90\x02\x02\x12`\n\tWriteFile\x12&.vlmpress.artifact.v1.WriteFileRequest\x1a\'.vlmpress.artifact.v1.WriteFileResponse(\x01\x30\x01\x12v\n\x10QueryWriteStatus\x12-.vlmpress.artifact.v1.QueryWriteStatusRequest\x1a..vlmpress.artifact.v1.QueryWriteStatusResponse\"\x03\x90\x02\x01\x12g\n\x0b\x43ommitWrite\x12(.vlmpress.artifact.v1.CommitWriteRequest\x1a).vlmpress.artifact.v1.CommitWriteResponse\"\x03\x90\x02\x02\x12j\n\x0c\x41\x62\x61ndonWrite\x12).vlmpress.artifact.v1.AbandonWriteRequest\x1a*.vlmpress.artifact.v1.AbandonWriteResponse\"\x03\x90\x02\x02\x12^\n\x08ListTags\x12%.vlmpress.artifact.v1.ListTagsRequest\x1a&.vlmpress.artifact.v1.ListTagsResponse\"\x03\x90\x02\x01\x12X\n\x06SetTag\x12#.vlmpress.artifact.v1.SetTagRequest\x1a$.vlmpress.artifact.v1.SetTagResponse\"\x03\x90\x02\x02\x12\x61\n\tDeleteTag\x12&.vlmpress.artifact.v1.DeleteTagRequest\x1a\'.vlmpress.artifact.v1.DeleteTagResponse\"\x03\x90\x02\x02\x12k\n\x0e\x43ollectGarbage\x12+.vlmpress.artifact.v1.CollectGarbageRequest\x1a,.vlmpress.artifact.v1.CollectGarbageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.artifact.v1.artifact_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETMANIFESTREQUEST']._serialized_start=106
-  _globals['_GETMANIFESTREQUEST']._serialized_end=144
-  _globals['_GETMANIFESTRESPONSE']._serialized_start=146
-  _globals['_GETMANIFESTRESPONSE']._serialized_end=233
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=235
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=271
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=273
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=354
-  _globals['_ARTIFACTSUMMARY']._serialized_start=356
-  _globals['_ARTIFACTSUMMARY']._serialized_end=437
-  _globals['_READFILEREQUEST']._serialized_start=439
-  _globals['_READFILEREQUEST']._serialized_end=504
-  _globals['_READFILERESPONSE']._serialized_start=506
-  _globals['_READFILERESPONSE']._serialized_end=554
-  _globals['_VERIFYARTIFACTREQUEST']._serialized_start=556
-  _globals['_VERIFYARTIFACTREQUEST']._serialized_end=597
-  _globals['_VERIFYARTIFACTRESPONSE']._serialized_start=599
-  _globals['_VERIFYARTIFACTRESPONSE']._serialized_end=650
-  _globals['_ARTIFACTSERVICE']._serialized_start=653
-  _globals['_ARTIFACTSERVICE']._serialized_end=1078
+  _globals['_ARTIFACTSERVICE'].methods_by_name['GetManifest']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['GetManifest']._serialized_options = b'\220\002\001'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['ListArtifacts']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['ListArtifacts']._serialized_options = b'\220\002\001'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['ReadFile']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['ReadFile']._serialized_options = b'\220\002\001'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['VerifyArtifact']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['VerifyArtifact']._serialized_options = b'\220\002\001'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['StartWrite']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['StartWrite']._serialized_options = b'\220\002\002'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['QueryWriteStatus']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['QueryWriteStatus']._serialized_options = b'\220\002\001'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['CommitWrite']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['CommitWrite']._serialized_options = b'\220\002\002'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['AbandonWrite']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['AbandonWrite']._serialized_options = b'\220\002\002'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['ListTags']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['ListTags']._serialized_options = b'\220\002\001'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['SetTag']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['SetTag']._serialized_options = b'\220\002\002'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['DeleteTag']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['DeleteTag']._serialized_options = b'\220\002\002'
+  _globals['_GETMANIFESTREQUEST']._serialized_start=138
+  _globals['_GETMANIFESTREQUEST']._serialized_end=176
+  _globals['_GETMANIFESTRESPONSE']._serialized_start=178
+  _globals['_GETMANIFESTRESPONSE']._serialized_end=265
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=267
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=342
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=344
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=450
+  _globals['_ARTIFACTSUMMARY']._serialized_start=452
+  _globals['_ARTIFACTSUMMARY']._serialized_end=533
+  _globals['_READFILEREQUEST']._serialized_start=535
+  _globals['_READFILEREQUEST']._serialized_end=616
+  _globals['_READFILERESPONSE']._serialized_start=618
+  _globals['_READFILERESPONSE']._serialized_end=682
+  _globals['_VERIFYARTIFACTREQUEST']._serialized_start=684
+  _globals['_VERIFYARTIFACTREQUEST']._serialized_end=725
+  _globals['_VERIFYARTIFACTRESPONSE']._serialized_start=727
+  _globals['_VERIFYARTIFACTRESPONSE']._serialized_end=778
+  _globals['_STARTWRITEREQUEST']._serialized_start=780
+  _globals['_STARTWRITEREQUEST']._serialized_end=822
+  _globals['_STARTWRITERESPONSE']._serialized_start=824
+  _globals['_STARTWRITERESPONSE']._serialized_end=932
+  _globals['_FILESTATUS']._serialized_start=934
+  _globals['_FILESTATUS']._serialized_end=984
+  _globals['_WRITEFILEREQUEST']._serialized_start=986
+  _globals['_WRITEFILEREQUEST']._serialized_end=1080
+  _globals['_WRITEFILERESPONSE']._serialized_start=1082
+  _globals['_WRITEFILERESPONSE']._serialized_end=1125
+  _globals['_QUERYWRITESTATUSREQUEST']._serialized_start=1127
+  _globals['_QUERYWRITESTATUSREQUEST']._serialized_end=1168
+  _globals['_QUERYWRITESTATUSRESPONSE']._serialized_start=1170
+  _globals['_QUERYWRITESTATUSRESPONSE']._serialized_end=1264
+  _globals['_COMMITWRITEREQUEST']._serialized_start=1266
+  _globals['_COMMITWRITEREQUEST']._serialized_end=1315
+  _globals['_COMMITWRITERESPONSE']._serialized_start=1317
+  _globals['_COMMITWRITERESPONSE']._serialized_end=1395
+  _globals['_ABANDONWRITEREQUEST']._serialized_start=1397
+  _globals['_ABANDONWRITEREQUEST']._serialized_end=1434
+  _globals['_ABANDONWRITERESPONSE']._serialized_start=1436
+  _globals['_ABANDONWRITERESPONSE']._serialized_end=1477
+  _globals['_LISTTAGSREQUEST']._serialized_start=1479
+  _globals['_LISTTAGSREQUEST']._serialized_end=1496
+  _globals['_LISTTAGSRESPONSE']._serialized_start=1498
+  _globals['_LISTTAGSRESPONSE']._serialized_end=1557
+  _globals['_TAG']._serialized_start=1559
+  _globals['_TAG']._serialized_end=1594
+  _globals['_SETTAGREQUEST']._serialized_start=1596
+  _globals['_SETTAGREQUEST']._serialized_end=1677
+  _globals['_SETTAGRESPONSE']._serialized_start=1679
+  _globals['_SETTAGRESPONSE']._serialized_end=1695
+  _globals['_DELETETAGREQUEST']._serialized_start=1697
+  _globals['_DELETETAGREQUEST']._serialized_end=1765
+  _globals['_DELETETAGRESPONSE']._serialized_start=1767
+  _globals['_DELETETAGRESPONSE']._serialized_end=1803
+  _globals['_COLLECTGARBAGEREQUEST']._serialized_start=1805
+  _globals['_COLLECTGARBAGEREQUEST']._serialized_end=1889
+  _globals['_COLLECTGARBAGERESPONSE']._serialized_start=1891
+  _globals['_COLLECTGARBAGERESPONSE']._serialized_end=1973
+  _globals['_ARTIFACTSERVICE']._serialized_start=1976
+  _globals['_ARTIFACTSERVICE']._serialized_end=3348
 # @@protoc_insertion_point(module_scope)

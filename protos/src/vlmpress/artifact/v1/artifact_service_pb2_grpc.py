@@ -27,6 +27,10 @@ if _version_not_supported:
 
 class ArtifactServiceStub(object):
     """The server's artifact store.
+
+    An artifact is written in four steps: StartWrite with its manifest, WriteFile for each file, CommitWrite. The write is
+    known by the artifact's digest, so whoever sends the same artifact goes on where another stopped; StartWrite and
+    QueryWriteStatus say where that is. Nothing of it is visible before CommitWrite returns.
     """
 
     def __init__(self, channel):
@@ -55,10 +59,59 @@ class ArtifactServiceStub(object):
                 request_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.VerifyArtifactRequest.SerializeToString,
                 response_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.VerifyArtifactResponse.FromString,
                 _registered_method=True)
+        self.StartWrite = channel.unary_unary(
+                '/vlmpress.artifact.v1.ArtifactService/StartWrite',
+                request_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.StartWriteRequest.SerializeToString,
+                response_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.StartWriteResponse.FromString,
+                _registered_method=True)
+        self.WriteFile = channel.stream_stream(
+                '/vlmpress.artifact.v1.ArtifactService/WriteFile',
+                request_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.WriteFileRequest.SerializeToString,
+                response_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.WriteFileResponse.FromString,
+                _registered_method=True)
+        self.QueryWriteStatus = channel.unary_unary(
+                '/vlmpress.artifact.v1.ArtifactService/QueryWriteStatus',
+                request_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.QueryWriteStatusRequest.SerializeToString,
+                response_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.QueryWriteStatusResponse.FromString,
+                _registered_method=True)
+        self.CommitWrite = channel.unary_unary(
+                '/vlmpress.artifact.v1.ArtifactService/CommitWrite',
+                request_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitWriteRequest.SerializeToString,
+                response_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitWriteResponse.FromString,
+                _registered_method=True)
+        self.AbandonWrite = channel.unary_unary(
+                '/vlmpress.artifact.v1.ArtifactService/AbandonWrite',
+                request_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.AbandonWriteRequest.SerializeToString,
+                response_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.AbandonWriteResponse.FromString,
+                _registered_method=True)
+        self.ListTags = channel.unary_unary(
+                '/vlmpress.artifact.v1.ArtifactService/ListTags',
+                request_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.ListTagsRequest.SerializeToString,
+                response_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.ListTagsResponse.FromString,
+                _registered_method=True)
+        self.SetTag = channel.unary_unary(
+                '/vlmpress.artifact.v1.ArtifactService/SetTag',
+                request_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.SetTagRequest.SerializeToString,
+                response_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.SetTagResponse.FromString,
+                _registered_method=True)
+        self.DeleteTag = channel.unary_unary(
+                '/vlmpress.artifact.v1.ArtifactService/DeleteTag',
+                request_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.DeleteTagRequest.SerializeToString,
+                response_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.DeleteTagResponse.FromString,
+                _registered_method=True)
+        self.CollectGarbage = channel.unary_unary(
+                '/vlmpress.artifact.v1.ArtifactService/CollectGarbage',
+                request_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.CollectGarbageResponse.FromString,
+                _registered_method=True)
 
 
 class ArtifactServiceServicer(object):
     """The server's artifact store.
+
+    An artifact is written in four steps: StartWrite with its manifest, WriteFile for each file, CommitWrite. The write is
+    known by the artifact's digest, so whoever sends the same artifact goes on where another stopped; StartWrite and
+    QueryWriteStatus say where that is. Nothing of it is visible before CommitWrite returns.
     """
 
     def GetManifest(self, request, context):
@@ -69,7 +122,7 @@ class ArtifactServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListArtifacts(self, request, context):
-        """All artifacts, by digest.
+        """Artifacts by digest, a page at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +137,70 @@ class ArtifactServiceServicer(object):
 
     def VerifyArtifact(self, request, context):
         """Checks every byte of an artifact.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartWrite(self, request, context):
+        """Begins a write, or finds the one that has begun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WriteFile(self, request_iterator, context):
+        """The bytes of one file, in order, from its persisted size on. Each chunk is answered once it is persisted: who waits
+        for that answer never has more than one chunk to send again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QueryWriteStatus(self, request, context):
+        """How much of a write is persisted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommitWrite(self, request, context):
+        """Makes a whole write an artifact; it outlives a power loss from here on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbandonWrite(self, request, context):
+        """Drops what was written of an artifact that is not committed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTags(self, request, context):
+        """All tags, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetTag(self, request, context):
+        """Points a tag at an artifact; ABORTED when `expected` is given and not what the tag points at.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTag(self, request, context):
+        """Removes a tag, not the artifact; ABORTED as SetTag.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectGarbage(self, request, context):
+        """Deletes the artifacts that nothing leads to: no tag, no artifact made from them, no job, no step, no loaded model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,6 +229,51 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     request_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.VerifyArtifactRequest.FromString,
                     response_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.VerifyArtifactResponse.SerializeToString,
             ),
+            'StartWrite': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartWrite,
+                    request_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.StartWriteRequest.FromString,
+                    response_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.StartWriteResponse.SerializeToString,
+            ),
+            'WriteFile': grpc.stream_stream_rpc_method_handler(
+                    servicer.WriteFile,
+                    request_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.WriteFileRequest.FromString,
+                    response_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.WriteFileResponse.SerializeToString,
+            ),
+            'QueryWriteStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryWriteStatus,
+                    request_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.QueryWriteStatusRequest.FromString,
+                    response_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.QueryWriteStatusResponse.SerializeToString,
+            ),
+            'CommitWrite': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitWrite,
+                    request_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitWriteRequest.FromString,
+                    response_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitWriteResponse.SerializeToString,
+            ),
+            'AbandonWrite': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbandonWrite,
+                    request_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.AbandonWriteRequest.FromString,
+                    response_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.AbandonWriteResponse.SerializeToString,
+            ),
+            'ListTags': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTags,
+                    request_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.ListTagsRequest.FromString,
+                    response_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.ListTagsResponse.SerializeToString,
+            ),
+            'SetTag': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTag,
+                    request_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.SetTagRequest.FromString,
+                    response_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.SetTagResponse.SerializeToString,
+            ),
+            'DeleteTag': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTag,
+                    request_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.DeleteTagRequest.FromString,
+                    response_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.DeleteTagResponse.SerializeToString,
+            ),
+            'CollectGarbage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.CollectGarbageResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'vlmpress.artifact.v1.ArtifactService', rpc_method_handlers)
@@ -122,6 +284,10 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ArtifactService(object):
     """The server's artifact store.
+
+    An artifact is written in four steps: StartWrite with its manifest, WriteFile for each file, CommitWrite. The write is
+    known by the artifact's digest, so whoever sends the same artifact goes on where another stopped; StartWrite and
+    QueryWriteStatus say where that is. Nothing of it is visible before CommitWrite returns.
     """
 
     @staticmethod
@@ -222,6 +388,249 @@ class ArtifactService(object):
             '/vlmpress.artifact.v1.ArtifactService/VerifyArtifact',
             vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.VerifyArtifactRequest.SerializeToString,
             vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.VerifyArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartWrite(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vlmpress.artifact.v1.ArtifactService/StartWrite',
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.StartWriteRequest.SerializeToString,
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.StartWriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WriteFile(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/vlmpress.artifact.v1.ArtifactService/WriteFile',
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.WriteFileRequest.SerializeToString,
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.WriteFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryWriteStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vlmpress.artifact.v1.ArtifactService/QueryWriteStatus',
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.QueryWriteStatusRequest.SerializeToString,
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.QueryWriteStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommitWrite(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vlmpress.artifact.v1.ArtifactService/CommitWrite',
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitWriteRequest.SerializeToString,
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitWriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbandonWrite(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vlmpress.artifact.v1.ArtifactService/AbandonWrite',
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.AbandonWriteRequest.SerializeToString,
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.AbandonWriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTags(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vlmpress.artifact.v1.ArtifactService/ListTags',
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.ListTagsRequest.SerializeToString,
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.ListTagsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vlmpress.artifact.v1.ArtifactService/SetTag',
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.SetTagRequest.SerializeToString,
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.SetTagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vlmpress.artifact.v1.ArtifactService/DeleteTag',
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.DeleteTagRequest.SerializeToString,
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.DeleteTagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vlmpress.artifact.v1.ArtifactService/CollectGarbage',
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.CollectGarbageRequest.SerializeToString,
+            vlmpress_dot_artifact_dot_v1_dot_artifact__service__pb2.CollectGarbageResponse.FromString,
             options,
             channel_credentials,
             insecure,
