@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vlmpress.evaluation.v1 import evaluation_pb2 as vlmpress_dot_evaluation_dot_v1_dot_evaluation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/vlmpress/evaluation/v1/evaluation_service.proto\x12\x16vlmpress.evaluation.v1\x1a\'vlmpress/evaluation/v1/evaluation.proto\"R\n\x17ScorePredictionsRequest\x12\x37\n\x0bpredictions\x18\x01 \x03(\x0b\x32\".vlmpress.evaluation.v1.Prediction\"\xf5\x01\n\x18ScorePredictionsResponse\x12,\n\x05score\x18\x01 \x01(\x0b\x32\x1d.vlmpress.evaluation.v1.Score\x12X\n\rscore_by_type\x18\x02 \x03(\x0b\x32\x41.vlmpress.evaluation.v1.ScorePredictionsResponse.ScoreByTypeEntry\x1aQ\n\x10ScoreByTypeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.vlmpress.evaluation.v1.Score:\x02\x38\x01\x32\x8a\x01\n\x11\x45valuationService\x12u\n\x10ScorePredictions\x12/.vlmpress.evaluation.v1.ScorePredictionsRequest\x1a\x30.vlmpress.evaluation.v1.ScorePredictionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/vlmpress/evaluation/v1/evaluation_service.proto\x12\x16vlmpress.evaluation.v1\x1a\'vlmpress/evaluation/v1/evaluation.proto\"R\n\x17ScorePredictionsRequest\x12\x37\n\x0bpredictions\x18\x01 \x03(\x0b\x32\".vlmpress.evaluation.v1.Prediction\"\xf5\x01\n\x18ScorePredictionsResponse\x12,\n\x05score\x18\x01 \x01(\x0b\x32\x1d.vlmpress.evaluation.v1.Score\x12X\n\rscore_by_type\x18\x02 \x03(\x0b\x32\x41.vlmpress.evaluation.v1.ScorePredictionsResponse.ScoreByTypeEntry\x1aQ\n\x10ScoreByTypeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.vlmpress.evaluation.v1.Score:\x02\x38\x01\x32\x8f\x01\n\x11\x45valuationService\x12z\n\x10ScorePredictions\x12/.vlmpress.evaluation.v1.ScorePredictionsRequest\x1a\x30.vlmpress.evaluation.v1.ScorePredictionsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,6 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCOREPREDICTIONSRESPONSE_SCOREBYTYPEENTRY']._loaded_options = None
   _globals['_SCOREPREDICTIONSRESPONSE_SCOREBYTYPEENTRY']._serialized_options = b'8\001'
+  _globals['_EVALUATIONSERVICE'].methods_by_name['ScorePredictions']._loaded_options = None
+  _globals['_EVALUATIONSERVICE'].methods_by_name['ScorePredictions']._serialized_options = b'\220\002\001'
   _globals['_SCOREPREDICTIONSREQUEST']._serialized_start=116
   _globals['_SCOREPREDICTIONSREQUEST']._serialized_end=198
   _globals['_SCOREPREDICTIONSRESPONSE']._serialized_start=201
@@ -41,5 +43,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCOREPREDICTIONSRESPONSE_SCOREBYTYPEENTRY']._serialized_start=365
   _globals['_SCOREPREDICTIONSRESPONSE_SCOREBYTYPEENTRY']._serialized_end=446
   _globals['_EVALUATIONSERVICE']._serialized_start=449
-  _globals['_EVALUATIONSERVICE']._serialized_end=587
+  _globals['_EVALUATIONSERVICE']._serialized_end=592
 # @@protoc_insertion_point(module_scope)

@@ -25,13 +25,17 @@ _sym_db = _symbol_database.Default()
 from vlmpress.quantpack.v1 import quantpack_pb2 as vlmpress_dot_quantpack_dot_v1_dot_quantpack__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-vlmpress/quantpack/v1/quantpack_service.proto\x12\x15vlmpress.quantpack.v1\x1a%vlmpress/quantpack/v1/quantpack.proto\"\"\n\x0eInspectRequest\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\t\"r\n\x0fInspectResponse\x12-\n\x06scheme\x18\x01 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.Scheme\x12\x30\n\x05parts\x18\x02 \x03(\x0b\x32!.vlmpress.quantpack.v1.PartReport\"!\n\rVerifyRequest\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\t\"+\n\x0eVerifyResponse\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\r\n\x05\x66\x61ult\x18\x02 \x01(\t2\xc3\x01\n\x10QuantpackService\x12X\n\x07Inspect\x12%.vlmpress.quantpack.v1.InspectRequest\x1a&.vlmpress.quantpack.v1.InspectResponse\x12U\n\x06Verify\x12$.vlmpress.quantpack.v1.VerifyRequest\x1a%.vlmpress.quantpack.v1.VerifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-vlmpress/quantpack/v1/quantpack_service.proto\x12\x15vlmpress.quantpack.v1\x1a%vlmpress/quantpack/v1/quantpack.proto\"\"\n\x0eInspectRequest\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\t\"r\n\x0fInspectResponse\x12-\n\x06scheme\x18\x01 \x01(\x0b\x32\x1d.vlmpress.quantpack.v1.Scheme\x12\x30\n\x05parts\x18\x02 \x03(\x0b\x32!.vlmpress.quantpack.v1.PartReport\"!\n\rVerifyRequest\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\t\"+\n\x0eVerifyResponse\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\r\n\x05\x66\x61ult\x18\x02 \x01(\t2\xcd\x01\n\x10QuantpackService\x12]\n\x07Inspect\x12%.vlmpress.quantpack.v1.InspectRequest\x1a&.vlmpress.quantpack.v1.InspectResponse\"\x03\x90\x02\x01\x12Z\n\x06Verify\x12$.vlmpress.quantpack.v1.VerifyRequest\x1a%.vlmpress.quantpack.v1.VerifyResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.quantpack.v1.quantpack_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_QUANTPACKSERVICE'].methods_by_name['Inspect']._loaded_options = None
+  _globals['_QUANTPACKSERVICE'].methods_by_name['Inspect']._serialized_options = b'\220\002\001'
+  _globals['_QUANTPACKSERVICE'].methods_by_name['Verify']._loaded_options = None
+  _globals['_QUANTPACKSERVICE'].methods_by_name['Verify']._serialized_options = b'\220\002\001'
   _globals['_INSPECTREQUEST']._serialized_start=111
   _globals['_INSPECTREQUEST']._serialized_end=145
   _globals['_INSPECTRESPONSE']._serialized_start=147
@@ -41,5 +45,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYRESPONSE']._serialized_start=298
   _globals['_VERIFYRESPONSE']._serialized_end=341
   _globals['_QUANTPACKSERVICE']._serialized_start=344
-  _globals['_QUANTPACKSERVICE']._serialized_end=539
+  _globals['_QUANTPACKSERVICE']._serialized_end=549
 # @@protoc_insertion_point(module_scope)

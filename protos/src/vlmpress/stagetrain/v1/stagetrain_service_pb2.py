@@ -25,17 +25,19 @@ _sym_db = _symbol_database.Default()
 from vlmpress.stagetrain.v1 import stagetrain_pb2 as vlmpress_dot_stagetrain_dot_v1_dot_stagetrain__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/vlmpress/stagetrain/v1/stagetrain_service.proto\x12\x16vlmpress.stagetrain.v1\x1a\'vlmpress/stagetrain/v1/stagetrain.proto\"\x82\x02\n\x13PlanScheduleRequest\x12\x10\n\x06scheme\x18\x01 \x01(\tH\x00\x12\x39\n\x08schedule\x18\x04 \x01(\x0b\x32%.vlmpress.stagetrain.v1.StageScheduleH\x00\x12\x12\n\nnum_layers\x18\x02 \x01(\r\x12\x19\n\x11num_visual_tokens\x18\x03 \x01(\r\x12\x33\n\x05shape\x18\x05 \x01(\x0b\x32$.vlmpress.stagetrain.v1.DecoderShape\x12\x1c\n\x0fnum_text_tokens\x18\x06 \x01(\rH\x01\x88\x01\x01\x42\x08\n\x06stagesB\x12\n\x10_num_text_tokens\"\xb7\x01\n\x14PlanScheduleResponse\x12\x37\n\x08schedule\x18\x01 \x01(\x0b\x32%.vlmpress.stagetrain.v1.StageSchedule\x12\x30\n\x05\x63osts\x18\x02 \x03(\x0b\x32!.vlmpress.stagetrain.v1.StageCost\x12\x34\n\x07\x61verage\x18\x03 \x01(\x0b\x32#.vlmpress.stagetrain.v1.AverageCost2~\n\x11StageTrainService\x12i\n\x0cPlanSchedule\x12+.vlmpress.stagetrain.v1.PlanScheduleRequest\x1a,.vlmpress.stagetrain.v1.PlanScheduleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/vlmpress/stagetrain/v1/stagetrain_service.proto\x12\x16vlmpress.stagetrain.v1\x1a\'vlmpress/stagetrain/v1/stagetrain.proto\"\x82\x02\n\x13PlanScheduleRequest\x12\x10\n\x06scheme\x18\x01 \x01(\tH\x00\x12\x39\n\x08schedule\x18\x04 \x01(\x0b\x32%.vlmpress.stagetrain.v1.StageScheduleH\x00\x12\x12\n\nnum_layers\x18\x02 \x01(\r\x12\x19\n\x11num_visual_tokens\x18\x03 \x01(\r\x12\x33\n\x05shape\x18\x05 \x01(\x0b\x32$.vlmpress.stagetrain.v1.DecoderShape\x12\x1c\n\x0fnum_text_tokens\x18\x06 \x01(\rH\x01\x88\x01\x01\x42\x08\n\x06stagesB\x12\n\x10_num_text_tokens\"\xb7\x01\n\x14PlanScheduleResponse\x12\x37\n\x08schedule\x18\x01 \x01(\x0b\x32%.vlmpress.stagetrain.v1.StageSchedule\x12\x30\n\x05\x63osts\x18\x02 \x03(\x0b\x32!.vlmpress.stagetrain.v1.StageCost\x12\x34\n\x07\x61verage\x18\x03 \x01(\x0b\x32#.vlmpress.stagetrain.v1.AverageCost2\x83\x01\n\x11StageTrainService\x12n\n\x0cPlanSchedule\x12+.vlmpress.stagetrain.v1.PlanScheduleRequest\x1a,.vlmpress.stagetrain.v1.PlanScheduleResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.stagetrain.v1.stagetrain_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_STAGETRAINSERVICE'].methods_by_name['PlanSchedule']._loaded_options = None
+  _globals['_STAGETRAINSERVICE'].methods_by_name['PlanSchedule']._serialized_options = b'\220\002\001'
   _globals['_PLANSCHEDULEREQUEST']._serialized_start=117
   _globals['_PLANSCHEDULEREQUEST']._serialized_end=375
   _globals['_PLANSCHEDULERESPONSE']._serialized_start=378
   _globals['_PLANSCHEDULERESPONSE']._serialized_end=561
-  _globals['_STAGETRAINSERVICE']._serialized_start=563
-  _globals['_STAGETRAINSERVICE']._serialized_end=689
+  _globals['_STAGETRAINSERVICE']._serialized_start=564
+  _globals['_STAGETRAINSERVICE']._serialized_end=695
 # @@protoc_insertion_point(module_scope)

@@ -24,13 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1vlmpress/verbdistill/v1/verbdistill_service.proto\x12\x17vlmpress.verbdistill.v1\"x\n\x12MatchLayersRequest\x12\x1b\n\x13num_student_targets\x18\x01 \x01(\r\x12\x1b\n\x13num_teacher_targets\x18\x02 \x01(\r\x12\x0b\n\x03kld\x18\x03 \x03(\x01\x12\r\n\x05scale\x18\x04 \x01(\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\".\n\x13MatchLayersResponse\x12\x17\n\x0fteacher_targets\x18\x01 \x03(\r\"\x81\x01\n\x10VerbalizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0bverbalizers\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\x0c\x12\x10\n\x08question\x18\x04 \x01(\t\x12\x11\n\tmax_words\x18\x05 \x01(\r\x12\x15\n\rnum_likeliest\x18\x06 \x01(\r\"\x7f\n\x11VerbalizeResponse\x12\x34\n\x06layers\x18\x01 \x03(\x0b\x32$.vlmpress.verbdistill.v1.LayerSpeech\x12\x34\n\x06\x61nswer\x18\x02 \x01(\x0b\x32$.vlmpress.verbdistill.v1.LayerSpeech\"i\n\x0bLayerSpeech\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12=\n\x0b\x66irst_words\x18\x03 \x03(\x0b\x32(.vlmpress.verbdistill.v1.WordProbability\"4\n\x0fWordProbability\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x32\xe2\x01\n\x12VerbDistillService\x12h\n\x0bMatchLayers\x12+.vlmpress.verbdistill.v1.MatchLayersRequest\x1a,.vlmpress.verbdistill.v1.MatchLayersResponse\x12\x62\n\tVerbalize\x12).vlmpress.verbdistill.v1.VerbalizeRequest\x1a*.vlmpress.verbdistill.v1.VerbalizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1vlmpress/verbdistill/v1/verbdistill_service.proto\x12\x17vlmpress.verbdistill.v1\"x\n\x12MatchLayersRequest\x12\x1b\n\x13num_student_targets\x18\x01 \x01(\r\x12\x1b\n\x13num_teacher_targets\x18\x02 \x01(\r\x12\x0b\n\x03kld\x18\x03 \x03(\x01\x12\r\n\x05scale\x18\x04 \x01(\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\".\n\x13MatchLayersResponse\x12\x17\n\x0fteacher_targets\x18\x01 \x03(\r\"\x81\x01\n\x10VerbalizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0bverbalizers\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\x0c\x12\x10\n\x08question\x18\x04 \x01(\t\x12\x11\n\tmax_words\x18\x05 \x01(\r\x12\x15\n\rnum_likeliest\x18\x06 \x01(\r\"\x7f\n\x11VerbalizeResponse\x12\x34\n\x06layers\x18\x01 \x03(\x0b\x32$.vlmpress.verbdistill.v1.LayerSpeech\x12\x34\n\x06\x61nswer\x18\x02 \x01(\x0b\x32$.vlmpress.verbdistill.v1.LayerSpeech\"i\n\x0bLayerSpeech\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12=\n\x0b\x66irst_words\x18\x03 \x03(\x0b\x32(.vlmpress.verbdistill.v1.WordProbability\"4\n\x0fWordProbability\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x32\xec\x01\n\x12VerbDistillService\x12m\n\x0bMatchLayers\x12+.vlmpress.verbdistill.v1.MatchLayersRequest\x1a,.vlmpress.verbdistill.v1.MatchLayersResponse\"\x03\x90\x02\x01\x12g\n\tVerbalize\x12).vlmpress.verbdistill.v1.VerbalizeRequest\x1a*.vlmpress.verbdistill.v1.VerbalizeResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlmpress.verbdistill.v1.verbdistill_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_VERBDISTILLSERVICE'].methods_by_name['MatchLayers']._loaded_options = None
+  _globals['_VERBDISTILLSERVICE'].methods_by_name['MatchLayers']._serialized_options = b'\220\002\001'
+  _globals['_VERBDISTILLSERVICE'].methods_by_name['Verbalize']._loaded_options = None
+  _globals['_VERBDISTILLSERVICE'].methods_by_name['Verbalize']._serialized_options = b'\220\002\001'
   _globals['_MATCHLAYERSREQUEST']._serialized_start=78
   _globals['_MATCHLAYERSREQUEST']._serialized_end=198
   _globals['_MATCHLAYERSRESPONSE']._serialized_start=200
@@ -44,5 +48,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORDPROBABILITY']._serialized_start=616
   _globals['_WORDPROBABILITY']._serialized_end=668
   _globals['_VERBDISTILLSERVICE']._serialized_start=671
-  _globals['_VERBDISTILLSERVICE']._serialized_end=897
+  _globals['_VERBDISTILLSERVICE']._serialized_end=907
 # @@protoc_insertion_point(module_scope)
