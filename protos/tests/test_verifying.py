@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from vlmpress.artifact import Artifact, ArtifactError, ArtifactFaultError, digest_bytes, read, to_json_bytes, verify
+from vlmpress.artifact import (
+    Artifact,
+    ArtifactError,
+    ArtifactFaultError,
+    check_files,
+    digest_bytes,
+    read,
+    to_json_bytes,
+    verify,
+)
 from vlmpress.artifact.v1 import artifact_pb2 as pb
 
 
@@ -148,3 +157,26 @@ def test_files_out_of_order_or_twice_are_refused(artifact: Artifact) -> None:
         rewrite(artifact.path, manifest)
         with pytest.raises(ArtifactFaultError, match="sorted by path, each once"):
             verify(artifact.path)
+
+
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [
+        (["a", "a/b"], "to be a file or a folder, got both"),
+        (["manifest.json/b"], "no folder of the name"),
+        (["a\0b"], "expected a relative path"),
+        (["a/" + "b" * 256], "expected a relative path"),
+        (["\u00e4" * 128], "expected a relative path"),
+        (["manifest.sha256"], "expected a relative path"),
+    ],
+)
+def test_files_that_no_directory_can_hold_are_refused(names: list[str], match: str) -> None:
+    manifest = pb.Manifest(files=[pb.File(path=name, sha256=digest_bytes(b"")) for name in names])
+    with pytest.raises(ArtifactFaultError, match=match):
+        check_files(manifest)
+
+
+def test_a_digest_that_is_none_is_refused() -> None:
+    with pytest.raises(ArtifactFaultError, match="64 hex digits"):
+        check_files(pb.Manifest(files=[pb.File(path="a", sha256="0" * 63)]))
+    check_files(pb.Manifest(files=[pb.File(path="a" * 255, sha256="0" * 64), pb.File(path="b/c", sha256="0" * 64)]))

@@ -1,7 +1,7 @@
 """Artifact directories: write, read, verify, and find the code that a directory's config names."""
 
 from vlmpress.artifact.digests import digest_bytes, digest_file
-from vlmpress.artifact.directory import Artifact, read, verify
+from vlmpress.artifact.directory import Artifact, check_files, read, verify
 from vlmpress.artifact.drafting import Draft, create
 from vlmpress.artifact.errors import ArtifactError, ArtifactFaultError, ExtensionMissingError
 from vlmpress.artifact.extensions import (
@@ -15,7 +15,7 @@ from vlmpress.artifact.extensions import (
     write_policy,
 )
 from vlmpress.artifact.manifest import Spec, from_json_bytes, to_json_bytes
-from vlmpress.artifact.writing import flush, flush_tree, whole_directory, whole_file
+from vlmpress.artifact.writing import flush, flush_tree, make_folder, whole_directory, whole_file
 
 __all__ = [
     "COMPRESSION_FILE",
@@ -27,6 +27,7 @@ __all__ = [
     "Draft",
     "ExtensionMissingError",
     "Spec",
+    "check_files",
     "compression_attachment",
     "create",
     "digest_bytes",
@@ -35,6 +36,7 @@ __all__ = [
     "flush_tree",
     "from_json_bytes",
     "import_model_code",
+    "make_folder",
     "quantized_loader",
     "read",
     "reducer_attachment",

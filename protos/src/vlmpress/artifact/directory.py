@@ -4,6 +4,7 @@ An artifact is a directory of ordinary files plus `manifest.json`; its digest is
 that file's bytes, repeated in `manifest.sha256` so that a directory can be checked alone.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +13,8 @@ from vlmpress.artifact.errors import ArtifactError, ArtifactFaultError
 from vlmpress.artifact.manifest import from_json_bytes
 from vlmpress.artifact.v1 import artifact_pb2 as pb
 
+# What every file system in use takes as one part of a path.
+MAX_NAME_BYTES = 255
 MANIFEST = "manifest.json"
 DIGEST = "manifest.sha256"
 
@@ -62,18 +65,41 @@ def verify(path: Path) -> Artifact:
         ArtifactFaultError: Names the first file that is not as the manifest says.
     """
     artifact = read(path)
-    listed = [file.path for file in artifact.manifest.files]
-    if listed != sorted(set(listed)):
-        raise ArtifactFaultError(f"{path / MANIFEST}: expected files sorted by path, each once")
-    for name in listed:
-        if not is_safe(name):
-            raise ArtifactFaultError(f"{path / MANIFEST}: expected a relative path, got {name!r}")
+    try:
+        check_files(artifact.manifest)
+    except ArtifactFaultError as error:
+        raise ArtifactFaultError(f"{path}: {error}") from error
     present = regular_files(path)
-    for name in sorted(set(present) - set(listed)):
+    for name in sorted(set(present) - {file.path for file in artifact.manifest.files}):
         raise ArtifactFaultError(f"{path / name}: not listed in the manifest")
     for file in artifact.manifest.files:
         _verify_file(path, file, present)
     return artifact
+
+
+def check_files(manifest: pb.Manifest) -> None:
+    """Checks that a directory can hold the files of a manifest, and nothing outside it is named.
+
+    Raises:
+        ArtifactFaultError: A path leads outside, is the manifest's own, stands twice or is also a folder; paths are
+            not sorted; a digest is none.
+    """
+    listed = [file.path for file in manifest.files]
+    if listed != sorted(set(listed)):
+        raise ArtifactFaultError(f"{MANIFEST}: expected files sorted by path, each once")
+    for file in manifest.files:
+        if not is_safe(file.path) or file.path in (MANIFEST, DIGEST):
+            raise ArtifactFaultError(f"{MANIFEST}: expected a relative path, got {file.path[:80]!r}")
+        if not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
+            raise ArtifactFaultError(
+                f"{MANIFEST}: {file.path}: expected a SHA-256 of 64 hex digits, got {file.sha256[:80]!r}"
+            )
+    folders = {str(parent) for name in listed for parent in PurePosixPath(name).parents}
+    for name in listed:
+        if name in folders:
+            raise ArtifactFaultError(f"{MANIFEST}: expected {name!r} to be a file or a folder, got both")
+    if folders & {MANIFEST, DIGEST}:
+        raise ArtifactFaultError(f"{MANIFEST}: expected no folder of the name {MANIFEST} or {DIGEST}")
 
 
 def _verify_file(folder: Path, file: pb.File, present: list[str]) -> None:
@@ -107,4 +133,5 @@ def is_safe(name: str) -> bool:
     path = PurePosixPath(name)
     inside = name not in ("", ".") and not path.is_absolute() and ".." not in path.parts and path.as_posix() == name
     # A byte that is no UTF-8 comes from the file system as half of a surrogate pair.
-    return inside and "\\" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
+    sound = not any(letter in "\\\0" or "\ud800" <= letter <= "\udfff" for letter in name)
+    return inside and sound and all(len(part.encode()) <= MAX_NAME_BYTES for part in path.parts)

@@ -12,7 +12,7 @@ from vlmpress.artifact.directory import DIGEST, MANIFEST, Artifact, is_safe, reg
 from vlmpress.artifact.errors import ArtifactError
 from vlmpress.artifact.manifest import FORMAT_VERSION, Spec, kind_of, to_json_bytes
 from vlmpress.artifact.v1 import artifact_pb2 as pb
-from vlmpress.artifact.writing import flush, flush_tree
+from vlmpress.artifact.writing import flush, flush_tree, make_folder
 
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
@@ -85,7 +85,7 @@ def create(target: Path) -> Iterator[Draft]:
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ArtifactError(f"{target}: expected a path that does not exist yet")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     folder.chmod(0o755)
     draft = Draft(folder, target)

@@ -13,7 +13,7 @@ from typing import BinaryIO
 @contextmanager
 def whole_file(target: Path) -> Iterator[BinaryIO]:
     """A file to write that takes `target`'s place when the block ends; when it fails, all stays as it was."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     # Not mkstemp, which keeps a file to its owner.
     draft = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
     try:
@@ -33,7 +33,7 @@ def whole_directory(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         OSError: `target` is there already and is not an empty folder; `overwrite` removes it when all is written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     draft.chmod(0o755)
     try:
@@ -45,6 +45,15 @@ def whole_directory(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         flush(target.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, and has the disk hold their names; a folder that is there stays as it is."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    flush(path.parent)
 
 
 def flush_tree(folder: Path) -> None:
