@@ -1,5 +1,6 @@
 """Errors of the services, and the one table that turns any error into a gRPC status code."""
 
+import re
 from abc import ABC
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,15 @@ class PackageError(Exception, ABC):
 
 
 class ServicesError(Exception):
-    """Anything vlmpress_services refuses or cannot do."""
+    """Anything vlmpress_services refuses or cannot do.
+
+    Attributes:
+        metadata: What a program may want to know beside the text; a client finds it in ErrorInfo.
+    """
+
+    def __init__(self, text: str = "", *, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.metadata = dict(metadata or {})
 
 
 class NotFoundError(ServicesError, LookupError):
@@ -36,6 +45,30 @@ class InvalidRequestError(ServicesError, ValueError):
 
 class AlreadyExistsError(ServicesError, ValueError):
     """Something else was made under this name before."""
+
+
+class ConflictError(ServicesError, RuntimeError):
+    """Somebody else has changed it meanwhile; what is there now is in `metadata`."""
+
+
+class UnauthenticatedError(ServicesError, PermissionError):
+    """A call has no token, an unknown one, or one that has expired."""
+
+
+class ScopeError(ServicesError, PermissionError):
+    """A token's scopes do not cover the method."""
+
+
+class TimeLimitError(ServicesError, TimeoutError):
+    """A call took longer than the server lets its method take."""
+
+
+class UnknownMethodError(ServicesError, NotImplementedError):
+    """The server has no such method."""
+
+
+class RequestTooLargeError(ServicesError, ValueError):
+    """A message is larger than its method takes."""
 
 
 class OverloadedError(ServicesError, RuntimeError):
@@ -108,6 +141,12 @@ _OWN: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
     (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (AlreadyExistsError, grpc.StatusCode.ALREADY_EXISTS),
+    (ConflictError, grpc.StatusCode.ABORTED),
+    (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
+    (ScopeError, grpc.StatusCode.PERMISSION_DENIED),
+    (TimeLimitError, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (UnknownMethodError, grpc.StatusCode.UNIMPLEMENTED),
+    (RequestTooLargeError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (StoppingError, grpc.StatusCode.UNAVAILABLE),
     (ExtraMissingError, grpc.StatusCode.FAILED_PRECONDITION),
@@ -126,6 +165,13 @@ _PACKAGE: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (ImportError, grpc.StatusCode.FAILED_PRECONDITION),
     (Exception, grpc.StatusCode.FAILED_PRECONDITION),
 )
+
+
+def reason_of(error: Exception) -> str:
+    """The error's class in UPPER_SNAKE without its "Error"; INTERNAL for what nobody raised on purpose."""
+    if status_of(error)[0] is grpc.StatusCode.INTERNAL:
+        return "INTERNAL"
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(error).__name__.removesuffix("Error")).upper()
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
