@@ -156,7 +156,7 @@ class DistillProgress(_message.Message):
     def __init__(self, phase: _Optional[str] = ..., phase_step: _Optional[int] = ..., num_phase_steps: _Optional[int] = ..., step: _Optional[int] = ..., num_steps: _Optional[int] = ..., loss: _Optional[float] = ..., seconds_left: _Optional[float] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "spec", "state", "create_time", "update_time", "progress", "message", "result", "revision", "train_progress", "distill_progress")
+    __slots__ = ("job_id", "spec", "state", "create_time", "update_time", "progress", "message", "result", "revision", "train_progress", "distill_progress", "attempt", "log")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +168,8 @@ class Job(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     TRAIN_PROGRESS_FIELD_NUMBER: _ClassVar[int]
     DISTILL_PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     spec: JobSpec
     state: JobState
@@ -179,4 +181,6 @@ class Job(_message.Message):
     revision: int
     train_progress: TrainProgress
     distill_progress: DistillProgress
-    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ..., result: _Optional[str] = ..., revision: _Optional[int] = ..., train_progress: _Optional[_Union[TrainProgress, _Mapping]] = ..., distill_progress: _Optional[_Union[DistillProgress, _Mapping]] = ...) -> None: ...
+    attempt: int
+    log: str
+    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ..., result: _Optional[str] = ..., revision: _Optional[int] = ..., train_progress: _Optional[_Union[TrainProgress, _Mapping]] = ..., distill_progress: _Optional[_Union[DistillProgress, _Mapping]] = ..., attempt: _Optional[int] = ..., log: _Optional[str] = ...) -> None: ...
