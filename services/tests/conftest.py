@@ -109,7 +109,7 @@ def add_dataset(store: LocalStore) -> Callable[..., Artifact]:
     from vlmpress.data import Record, Turn, write_records
     from vlmpress.dataset.v1 import dataset_pb2
 
-    def add(num_train: int = 6, num_test: int = 3) -> Artifact:
+    def add(num_train: int = 6, num_test: int = 3, num_evaluated: int = 0) -> Artifact:
         with store.draft() as draft:
             images = draft.path / "images"
             images.mkdir()
@@ -120,6 +120,8 @@ def add_dataset(store: LocalStore) -> Callable[..., Artifact]:
                 turn = Turn("what color is the shape ?", "red") if number % 2 else Turn("is it a circle ?", "yes")
                 records.append(Record(str(number), (name,), (turn,), "train" if number < num_train else "test"))
             write_records(draft.path / "records.jsonl", records, images)
+            if num_evaluated:
+                write_records(draft.path / "evaluation.jsonl", records[num_train:][:num_evaluated], images)
             spec = dataset_pb2.Dataset(name="tiny", num_train=num_train, num_test=num_test)
             return draft.commit(spec, producer=PRODUCER)
 

@@ -145,6 +145,23 @@ class PackStep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class EvaluationStep:
+    """How every variant is evaluated.
+
+    Attributes:
+        shard_questions: Questions that one worker answers at a time.
+        max_new_tokens: Longest answer.
+        cpus_per_worker: Cores of a worker on Ray.
+        gpus_per_worker: GPUs of a worker on Ray, or a share of one.
+    """
+
+    shard_questions: Annotated[int, Field(ge=1)] = 125
+    max_new_tokens: Annotated[int, Field(ge=1)] = 16
+    cpus_per_worker: Annotated[float, Field(ge=0)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class RunConfig:
     """Everything a run depends on.
 
@@ -167,6 +184,7 @@ class RunConfig:
     reduction: ReductionStep = field(default_factory=ReductionStep)
     edge: EdgeStep = field(default_factory=EdgeStep)
     pack: PackStep = field(default_factory=PackStep)
+    evaluation: EvaluationStep = field(default_factory=EvaluationStep)
 
 
 _ADAPTER = TypeAdapter(RunConfig)

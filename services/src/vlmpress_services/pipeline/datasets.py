@@ -10,9 +10,9 @@ from vlmpress.data import IMAGE_MARK, DataError, QuestionPrior, Record, load_rec
 from vlmpress.dataset.v1 import dataset_pb2
 from vlmpress_services.datasets import EVALUATION, IMAGES, RECORDS
 from vlmpress_services.pipeline.config import DataConfig
-from vlmpress_services.pipeline.runners import OnProgress
 from vlmpress_services.pipeline.shapes import draw_records
 from vlmpress_services.pipeline.stepping import Outcome, Work
+from vlmpress_services.workers.runners import OnProgress
 
 
 def make_dataset(config: DataConfig, seed: int, work: Work) -> Outcome:

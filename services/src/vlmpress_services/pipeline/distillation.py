@@ -13,9 +13,9 @@ from verbdistill.wire import DistillationSpec, distillation_to_proto
 from vlmpress.artifact import Artifact, read
 from vlmpress_services.datasets import read_split
 from vlmpress_services.pipeline.config import DistillStep, TrainStep
-from vlmpress_services.pipeline.runners import OnProgress, Runner
 from vlmpress_services.pipeline.stepping import Outcome, Work
 from vlmpress_services.pipeline.training import fresh_llava, model_spec
+from vlmpress_services.workers.runners import OnProgress, Runner
 
 MATCHES, LOSSES, STUDENT = "matches.json", "losses.json", "student"
 IMAGES_PER_STEP = 16

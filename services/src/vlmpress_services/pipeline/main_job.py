@@ -18,17 +18,17 @@ from vlmpress_services.pipeline import training
 from vlmpress_services.pipeline.config import RunConfig
 from vlmpress_services.pipeline.datasets import make_dataset
 from vlmpress_services.pipeline.distillation import export_student, make_distillation, read_matches
-from vlmpress_services.pipeline.evaluation import evaluate
+from vlmpress_services.pipeline.evaluation import make_evaluation
 from vlmpress_services.pipeline.packing import make_packed
 from vlmpress_services.pipeline.reporting import RunFacts, Variant, report_fields, write_report
-from vlmpress_services.pipeline.runners import Runner
 from vlmpress_services.pipeline.stepping import Stepper
 from vlmpress_services.serving.launch import served
 from vlmpress_services.store.local import LocalStore
 from vlmpress_services.workers.opening import open_runner
+from vlmpress_services.workers.runners import Runner
 
 DISTRIBUTIONS = ("contracts", "quantpack", "tokenreduce", "stagetrain", "verbdistill", "edgevlm", "services")
-SERVICES = "artifact,evaluation,edgevlm"
+SERVICES = "artifact,edgevlm"
 # At this size a second thread, or one that spins while it waits, only takes time from the others.
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 REPORT_FILES = ("report.json", "report.md", "report.html")
@@ -55,7 +55,11 @@ def run(config: RunConfig, command: str, only: str | None = None) -> dict[str, A
             return None
         with served(stepper.store.root, SERVICES, environment=THREADS, log_file=config.out / "server.log") as address:
             variants = [
-                Variant(name, model, _evaluate(name, model, dataset, address, stepper, runner))
+                Variant(
+                    name,
+                    model,
+                    make_evaluation(name, model, dataset, address, config.evaluation, stepper, runner),
+                )
                 for name, model in models.items()
             ]
         return _report(config, command, stepper, runner, dataset, variants)
@@ -112,13 +116,6 @@ def _make_models(
         "edge_packed", asdict(config.pack), parents, partial(make_packed, edge, dataset, config.pack)
     )
     return models
-
-
-def _evaluate(
-    name: str, model: Artifact, dataset: Artifact, address: str, stepper: Stepper, runner: Runner
-) -> Artifact:
-    parents = [("model", model), ("dataset", dataset)]
-    return stepper.run(f"evaluation-{name}", {}, parents, partial(evaluate, model, dataset, address, runner))
 
 
 def _report(

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vlmpress.artifact import Artifact
 from vlmpress_services.datasets import read_evaluation
-from vlmpress_services.pipeline.evaluation import read_predictions
+from vlmpress_services.evaluating.predictions import read_predictions
 from vlmpress_services.pipeline.plots import matched_layers_svg, size_accuracy_svg, tokens_svg
 from vlmpress_services.pipeline.stepping import StepRecord
 

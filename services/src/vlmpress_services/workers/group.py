@@ -45,6 +45,29 @@ class WorkerGroup:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TaskResources:
+    """What each of many independent tasks gets.
+
+    Attributes:
+        cpus: Cores, and torch threads, of which there is one at least.
+        gpus: GPUs, or a share of one.
+        max_failures: How often a task is started again after its worker or node died.
+
+    Raises:
+        InvalidRequestError: A number is out of its range.
+    """
+
+    cpus: float = 1
+    gpus: float = 0
+    max_failures: int = 10
+
+    def __post_init__(self) -> None:
+        _check("cpus", self.cpus, 0)
+        _check("gpus", self.gpus, 0)
+        _check("max_failures", self.max_failures, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherGroup:
     """Teachers of one run.
 

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 
 from vlmpress.cli import UserError
-from vlmpress_services.pipeline.runners import LocalRunner, Runner
+from vlmpress_services.workers.runners import LocalRunner, Runner
 
 
 def open_runner(name: str, num_cpus: int = 1) -> AbstractContextManager[Runner]:

@@ -6,34 +6,42 @@ from typing import Any
 
 import ray
 
-from vlmpress_services.pipeline.runners import OnProgress
-from vlmpress_services.workers.group import OnReport, WorkerGroup
+from vlmpress_services.errors import WorkersDiedError
+from vlmpress_services.workers.group import OnReport, TaskResources, WorkerGroup
 from vlmpress_services.workers.ray_cluster import ray_cluster
 from vlmpress_services.workers.reporting import Reporter, Watch, result
+from vlmpress_services.workers.runners import OnProgress
 
 POLL_INTERVAL_S = 0.5
+LOST = (
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.ObjectLostError,
+)
+"""What Ray raises for a task that it does not start again."""
 
 
 def _reporting(function: Callable[..., Any], board: Any, *arguments: Any) -> Any:
     """Runs in the worker."""
-    _single_thread()
+    _set_threads(1)
     return function(*arguments, on_progress=Reporter(board))
 
 
-def _plain(function: Callable[..., Any], *arguments: Any) -> Any:
-    _single_thread()
+def _plain(function: Callable[..., Any], num_threads: int, *arguments: Any) -> Any:
+    _set_threads(num_threads)
     return function(*arguments)
 
 
-def _single_thread() -> None:
-    """One torch thread, as in the local runner: sums in another order would be another result."""
+def _set_threads(number: int) -> None:
+    """By default one torch thread, as in the local runner: sums in another order would be another result."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
 
 
 class RayRunner:
-    """Work as Ray tasks, one core each."""
+    """Work as Ray tasks, by default one core each."""
 
     name = "ray"
 
@@ -45,17 +53,22 @@ class RayRunner:
             watch.look()
         return result(pending)
 
-    def map(
-        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], on_progress: OnProgress
-    ) -> list[Any]:
-        """One task each."""
-        task = ray.remote(num_cpus=1)(_plain)
-        references = [task.remote(function, *each) for each in arguments]
-        pending = list(references)
-        while pending:
-            _, pending = ray.wait(pending)
-            on_progress(len(references) - len(pending), len(references), "")
-        return [result(reference) for reference in references]
+    def each(
+        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], resources: TaskResources
+    ) -> Iterator[tuple[int, Any]]:
+        """One task each; Ray starts those again whose worker or node died."""
+        with_resources = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures)
+        task = with_resources(_plain)
+        threads = max(1, int(resources.cpus))
+        pending = {task.remote(function, threads, *one): index for index, one in enumerate(arguments)}
+        try:
+            while pending:
+                for reference in ray.wait(list(pending))[0]:
+                    index = pending.pop(reference)
+                    yield index, _result(reference, resources)
+        finally:
+            for reference in pending:
+                ray.cancel(reference, force=True)
 
     def train(self, function: Callable[..., Any], *arguments: Any, group: WorkerGroup, on_progress: OnReport) -> Any:
         """Ray Train's workers; see `train_on_workers`."""
@@ -63,6 +76,15 @@ class RayRunner:
         from vlmpress_services.workers.distributed import train_on_workers
 
         return train_on_workers(function, *arguments, group=group, on_progress=on_progress)
+
+
+def _result(reference: Any, resources: TaskResources) -> Any:
+    try:
+        return result(reference)
+    except LOST as error:
+        raise WorkersDiedError(
+            f"task: expected its workers to die at most {resources.max_failures} times, got one time more"
+        ) from error
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""What runs work, and the runner that needs nothing: this process."""
+"""Where work runs: the protocol of a runner, and the runner that needs nothing but this process; imports no Ray."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from vlmpress_services.errors import InvalidRequestError
 from vlmpress_services.locking import locked
-from vlmpress_services.workers.group import OnReport, WorkerGroup
+from vlmpress_services.workers.group import OnReport, TaskResources, WorkerGroup
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -18,10 +18,17 @@ class Runner(Protocol):
     def call(self, function: Callable[..., Any], *arguments: Any, on_progress: OnProgress) -> Any:
         """`function(*arguments, on_progress=...)`, wherever it runs."""
 
-    def map(
-        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], on_progress: OnProgress
-    ) -> list[Any]:
-        """`function(*each)` for each, results in order; progress counts finished calls."""
+    def each(
+        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], resources: TaskResources
+    ) -> Iterator[tuple[int, Any]]:
+        """`function(*one)` for each one: its index and result, in whatever order they come.
+
+        The first error ends the others. A call whose worker dies is made again, so it must do no harm twice.
+
+        Raises:
+            WorkersDiedError: A call's workers died more often than the resources allow.
+            Exception: What a call raises.
+        """
 
     def train(self, function: Callable[..., Any], *arguments: Any, group: WorkerGroup, on_progress: OnReport) -> Any:
         """`function(*arguments, on_progress=...)` on all workers of a group at once; gives what rank 0 returns."""
@@ -36,15 +43,12 @@ class LocalRunner:
         """Calls at once."""
         return function(*arguments, on_progress=on_progress)
 
-    def map(
-        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], on_progress: OnProgress
-    ) -> list[Any]:
+    def each(
+        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], resources: TaskResources
+    ) -> Iterator[tuple[int, Any]]:
         """Calls one after another."""
-        results = []
-        for number, each in enumerate(arguments, 1):
-            results.append(function(*each))
-            on_progress(number, len(arguments), "")
-        return results
+        for index, one in enumerate(arguments):
+            yield index, function(*one)
 
     def train(self, function: Callable[..., Any], *arguments: Any, group: WorkerGroup, on_progress: OnReport) -> Any:
         """Calls at once: one worker, this process.
