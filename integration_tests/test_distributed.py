@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from vlmpress_services.errors import InvalidRequestError, ServicesError, WorkersDiedError
-from vlmpress_services.pipeline.runners import LocalRunner
 from vlmpress_services.workers.group import WorkerGroup
 from vlmpress_services.workers.ray_runner import RayRunner
+from vlmpress_services.workers.runners import LocalRunner
 
 
 def group(folder: Path, num_workers: int = 2, **changes: Any) -> WorkerGroup:

@@ -14,10 +14,10 @@ from vlmpress.artifact import Artifact
 from vlmpress.job.v1 import job_pb2
 from vlmpress_services.jobs.distilling.settings import DistillPlan, plan_of
 from vlmpress_services.jobs.distilling.work import OpenTeacher, Outcome, distil, verbalize_teacher
-from vlmpress_services.pipeline.runners import LocalRunner
 from vlmpress_services.store.local import LocalStore
 from vlmpress_services.workers.group import TeacherGroup, WorkerGroup
 from vlmpress_services.workers.ray_runner import RayRunner
+from vlmpress_services.workers.runners import LocalRunner
 from vlmpress_services.workers.teachers import placed, teacher_pool
 
 SETTINGS = """

@@ -57,8 +57,8 @@ class RayRunner:
         self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], resources: TaskResources
     ) -> Iterator[tuple[int, Any]]:
         """One task each; Ray starts those again whose worker or node died."""
-        with_resources = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures)
-        task = with_resources(_plain)
+        retries = resources.max_failures
+        task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=retries)(_plain)
         threads = max(1, int(resources.cpus))
         pending = {task.remote(function, threads, *one): index for index, one in enumerate(arguments)}
         try:
