@@ -75,6 +75,10 @@ class OverloadedError(ServicesError, RuntimeError):
     """A bounded queue or cache is full."""
 
 
+class StoreFullError(OverloadedError):
+    """The disk has no room for what is being written."""
+
+
 class ExtraMissingError(ServicesError, ImportError):
     """A service was asked for whose package is not installed."""
 
@@ -149,6 +153,7 @@ _OWN: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (RequestTooLargeError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (StoppingError, grpc.StatusCode.UNAVAILABLE),
+    (LockedError, grpc.StatusCode.UNAVAILABLE),
     (ExtraMissingError, grpc.StatusCode.FAILED_PRECONDITION),
     (DataError, grpc.StatusCode.INVALID_ARGUMENT),
     (ExtensionMissingError, grpc.StatusCode.FAILED_PRECONDITION),
