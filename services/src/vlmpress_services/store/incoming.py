@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vlmpress.artifact import make_folder
+
 
 @contextmanager
 def incoming_folder(parent: Path) -> Iterator[Path]:
@@ -16,7 +18,7 @@ def incoming_folder(parent: Path) -> Iterator[Path]:
     Its writer holds a lock on it that the kernel drops with the process, so a folder nobody
     holds is one whose writer was killed.
     """
-    parent.mkdir(parents=True, exist_ok=True)
+    make_folder(parent)
     _sweep(parent)
     folder, handle = _make(parent)
     try:

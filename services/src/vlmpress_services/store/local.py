@@ -2,12 +2,14 @@
 
 artifacts/<digest>/   whole artifacts, never changed
 tags/<name>           a file holding a digest, replaced atomically
-incoming/<random>/    drafts being filled; nobody looks here
+uploads/<digest>/     what clients are writing; nobody looks here before the commit
+incoming/<random>/    drafts being filled, and what is being deleted; nobody looks here
 """
 
-import re
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,70 +17,45 @@ from vlmpress.artifact import (
     Artifact,
     ArtifactError,
     ArtifactFaultError,
-    Draft,
-    Spec,
     flush,
     flush_tree,
+    make_folder,
     read,
     verify,
-    whole_file,
 )
-from vlmpress_services.errors import InvalidRequestError, NotFoundError
+from vlmpress_services.errors import NotFoundError
 from vlmpress_services.store.incoming import incoming_folder
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-
-class StoreDraft(Draft):
-    """A draft whose commit lands in the store under its digest."""
-
-    def __init__(self, folder: Path, store: "LocalStore") -> None:
-        path = folder / "draft"
-        path.mkdir()
-        super().__init__(path, folder / "artifact")
-        self._store = store
-
-    def commit(
-        self,
-        spec: Spec,
-        *,
-        producer: tuple[str, str],
-        parents: Sequence[tuple[str, str]] = (),
-        metrics: Mapping[str, float] | None = None,
-    ) -> Artifact:
-        """As `Draft.commit`; content the store has already is kept as it is, and returned."""
-        artifact = super().commit(spec, producer=producer, parents=parents, metrics=metrics)
-        self.artifact = self._store.publish(artifact)
-        return self.artifact
+from vlmpress_services.store.interface import ArtifactStore, Described, Expected, StoreDraft, reachable
+from vlmpress_services.store.names import check_digest, is_digest
+from vlmpress_services.store.tags import LocalTags
+from vlmpress_services.store.uploads import Uploads
 
 
-class LocalStore:
+class LocalStore(ArtifactStore):
     """Artifacts by digest and tag under one directory, made on the first write."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
+        self.uploads = Uploads(self.root / "uploads", self.publish)
         self._artifacts = self.root / "artifacts"
-        self._tags = self.root / "tags"
         self._incoming = self.root / "incoming"
+        self._tags = LocalTags(self.root / "tags", self.root / "tags.lock")
 
     @contextmanager
     def draft(self) -> Iterator[StoreDraft]:
         """A directory to fill at `draft.path`; only `draft.commit` makes it visible."""
         with incoming_folder(self._incoming) as folder:
-            yield StoreDraft(folder, self)
+            yield StoreDraft(folder, self.publish)
 
     def add(self, directory: Path) -> Artifact:
-        """Copies an artifact directory in, checking every byte.
-
-        Raises:
-            ArtifactError: No artifact is there, or a byte is not as its manifest says.
-        """
+        """Copies an artifact directory in, checking every byte; errors as the interface says."""
         with incoming_folder(self._incoming) as folder:
             copy = folder / "artifact"
             try:
                 shutil.copytree(directory, copy, symlinks=True)
-            except (OSError, shutil.Error) as error:
+            except shutil.Error as error:
+                raise ArtifactError(f"{directory}: expected an artifact directory, got {error}") from error
+            except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
                 raise ArtifactError(f"{directory}: expected an artifact directory, got {error}") from error
             try:
                 artifact = verify(copy)
@@ -91,92 +68,107 @@ class LocalStore:
     def publish(self, artifact: Artifact) -> Artifact:
         """Renames a whole artifact directory into the store; the first of equal ones stays."""
         target = self._artifacts / artifact.digest
-        self._artifacts.mkdir(parents=True, exist_ok=True)
-        try:
-            artifact.path.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
+        make_folder(self._artifacts)
+        with self._tags.held():
+            try:
+                artifact.path.rename(target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+            os.utime(target)
         flush(self._artifacts)
+        # Another process may have made the folder and not have got to flushing its name.
+        flush(self.root)
         return Artifact(target, artifact.manifest, artifact.digest)
 
-    def resolve(self, ref: str) -> Artifact:
-        """The artifact behind a digest (64 hex digits) or a tag, its manifest checked.
-
-        Raises:
-            InvalidRequestError: `ref` is neither.
-            NotFoundError: There is none.
-            ArtifactFaultError: Its manifest is not the one that was committed.
-        """
+    def find(self, ref: str) -> Artifact:
+        """The artifact behind a digest or a tag, its manifest checked; errors as the interface says."""
         path = self.locate(ref)
-        artifact = read(path)
+        try:
+            artifact = read(path)
+        except ArtifactFaultError:
+            raise
+        except ArtifactError as error:
+            if not path.is_dir():
+                raise NotFoundError(f"artifact {ref!r}: not in the store") from None
+            raise ArtifactFaultError(str(error)) from error
         if artifact.digest != path.name:
             raise ArtifactFaultError(f"{path}: expected a manifest of that digest, got {artifact.digest}")
         return artifact
 
+    def resolve(self, ref: str) -> Artifact:
+        """As `find`: everything is a directory of this machine already."""
+        return self.find(ref)
+
+    def read(self, digest: str, path: str, offset: int, size: int) -> bytes:
+        """`size` bytes of a file that the manifest lists; raises ArtifactFaultError when they are not there."""
+        place = self._artifacts / digest / path
+        data = b""
+        try:
+            with place.open("rb", buffering=0) as file:
+                file.seek(offset)
+                data = file.read(size)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            pass
+        if len(data) != size:
+            raise ArtifactFaultError(f"{place}: expected {size} bytes at {offset}, got {len(data)}")
+        return data
+
     def locate(self, ref: str) -> Path:
         """The folder behind a digest or tag, nothing in it read; errors as `resolve`."""
-        digest = ref if _DIGEST.fullmatch(ref) else self._tag_digest(ref)
-        path = self._artifacts / digest
+        path = self._artifacts / (ref if is_digest(ref) else self._tags.digest(ref))
         if not path.is_dir():
             raise NotFoundError(f"artifact {ref!r}: not in the store")
         return path
 
-    def verify(self, ref: str) -> Artifact:
-        """Resolves and checks every byte; errors as `resolve` and `vlmpress.artifact.verify`."""
-        return verify(self.resolve(ref).path)
+    def tag(self, name: str, digest: str, expected: Expected | None = None) -> None:
+        """Points a tag at an artifact, atomically; errors as the interface says."""
+        check_digest(digest, f"tag {name!r}")
+        self._tags.set(name, digest, expected, lambda: self.find(digest))
 
-    def tag(self, name: str, digest: str) -> None:
-        """Points a tag at an artifact, atomically.
-
-        Raises:
-            InvalidRequestError: `name` is no tag name.
-            NotFoundError: No artifact has this digest.
-        """
-        _check_tag(name)
-        if not _DIGEST.fullmatch(digest):
-            raise InvalidRequestError(f"tag {name!r}: expected a digest of 64 hex digits, got {digest!r}")
-        self.resolve(digest)
-        # The leading dot of an unfinished file keeps it out of every listing.
-        with whole_file(self._tags / name) as file:
-            file.write(f"{digest}\n".encode("ascii"))
+    def untag(self, name: str, expected: Expected | None = None) -> bool:
+        """Removes a tag; False when there is none."""
+        return self._tags.remove(name, expected)
 
     def tags(self) -> dict[str, str]:
         """Digest of every tag, by name."""
-        if not self._tags.is_dir():
-            return {}
-        names = sorted(path.name for path in self._tags.iterdir() if _TAG.fullmatch(path.name))
-        return {name: self._tag_digest(name) for name in names}
+        return self._tags.all()
 
     def digests(self) -> tuple[str, ...]:
         """Digests of all artifacts, sorted, nothing of them read."""
         if not self._artifacts.is_dir():
             return ()
-        return tuple(sorted(path.name for path in self._artifacts.iterdir() if _DIGEST.fullmatch(path.name)))
+        return tuple(sorted(path.name for path in self._artifacts.iterdir() if is_digest(path.name)))
 
     def list(self, kind: str | None = None) -> list[Artifact]:
-        """All artifacts, or those of one kind, by digest.
-
-        Raises:
-            ArtifactFaultError: Names the first one whose manifest is damaged.
-        """
-        found = [self.resolve(digest) for digest in self.digests()]
+        """All artifacts, or those of one kind, by digest; errors as the interface says."""
+        found = [self.find(digest) for digest in self.digests()]
         return [artifact for artifact in found if kind is None or artifact.manifest.kind == kind]
 
-    def _tag_digest(self, name: str) -> str:
-        _check_tag(name)
-        path = self._tags / name
-        try:
-            digest = path.read_text(encoding="ascii").removesuffix("\n")
-        except FileNotFoundError:
-            raise NotFoundError(f"artifact {name!r}: no such tag in the store") from None
-        if not _DIGEST.fullmatch(digest):
-            raise ArtifactFaultError(f"tag {name!r}: expected a digest of 64 hex digits, got {digest[:80]!r}")
-        return digest
+    def refresh(self, digest: str) -> None:
+        """Makes an artifact as young as a new one, for `collect_garbage`; raises NotFoundError."""
+        with self._tags.held():
+            os.utime(self.locate(digest))
 
+    def collect_garbage(
+        self, roots: Callable[[], Iterable[str]], min_age_s: float, *, dry_run: bool = False
+    ) -> Sequence[Described]:
+        """Deletes what nothing leads to, as the interface says; a damaged manifest ends it before anything is gone."""
+        self.uploads.expire()
+        there = {artifact.digest: artifact for artifact in self.list()}
+        with incoming_folder(self._incoming) as aside:
+            # Held: a tag that is being set finds its artifact, or finds it gone, and never loses it afterwards.
+            with self._tags.held():
+                digests = self.digests()
+                there = {digest: there.get(digest) or self.find(digest) for digest in digests}
+                kept = reachable(there, [*self.tags().values(), *roots(), *self._young(digests, min_age_s)])
+                garbage = [there[digest] for digest in digests if digest not in kept]
+                for artifact in () if dry_run else garbage:
+                    artifact.path.rename(aside / artifact.digest)
+            if garbage and not dry_run:
+                flush(self._artifacts)
+        return garbage
 
-def _check_tag(name: str) -> None:
-    if not _TAG.fullmatch(name) or _DIGEST.fullmatch(name):
-        raise InvalidRequestError(
-            f"expected a digest of 64 hex digits or a tag of at most 128 letters, digits, '.', '_', '-', got {name!r}"
-        )
+    def _young(self, artifacts: Iterable[str], min_age_s: float) -> Iterator[str]:
+        now_s = time.time()
+        return (digest for digest in artifacts if now_s - (self._artifacts / digest).stat().st_mtime < min_age_s)
