@@ -88,7 +88,9 @@ class VerbDistillService(Service, pb_grpc.VerbDistillServiceServicer):
 
 def build(host: Host) -> Service:
     """The service over the server's store."""
-    return VerbDistillService(host.store, ModelHost(host.store, Speaker, host.max_models))
+    models = ModelHost(host.store, Speaker, host.max_models)
+    host.metrics.read("models_loaded", "Models in memory.", "service", lambda: {"verbdistill": len(models.loaded())})
+    return VerbDistillService(host.store, models)
 
 
 def _match(request: pb.MatchLayersRequest) -> pb.MatchLayersResponse:

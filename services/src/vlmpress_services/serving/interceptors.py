@@ -1,135 +1,180 @@
-"""What stands before every handler: admission, parsing, and the translation of errors."""
+"""What stands before every handler: access, admission, deadlines, parsing, and the translation of errors.
 
+Every method is served as one that takes a stream of bytes. So a call is refused before its first message is
+read, a caller who sends slowly is under the deadline as any other, and a caller who sends nothing gets an error.
+"""
+
+import asyncio
 import inspect
 import logging
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
 
-from vlmpress_services.errors import InvalidRequestError, status_of
-
-HEALTH_PREFIX = "/grpc.health.v1.Health/"
-REQUEST_ID_KEY = "x-request-id"
+from vlmpress_services.errors import InvalidRequestError, RequestTooLargeError, UnknownMethodError
+from vlmpress_services.serving.access import Access
+from vlmpress_services.serving.admission import Admission
+from vlmpress_services.serving.calls import REQUEST_ID_KEY, Call, begun, current_call
+from vlmpress_services.serving.configuration import ServerConfig
+from vlmpress_services.serving.deadlines import limited
+from vlmpress_services.serving.failures import DETAILS_KEY, failure
+from vlmpress_services.serving.methods import Method, other_method
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Guard = Callable[[Context], AbstractAsyncContextManager[None]]
-Parse = Callable[[Any], Any]
 # Quoted: generic in the type stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
+Observer = Callable[[Call], None]
 
+# The type stubs do not know it.
+_EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 _log = logging.getLogger(__name__)
 
 
-class AdmissionInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Lets at most `max_concurrent` calls run; refuses the next one at once. Health checks always pass."""
-
-    def __init__(self, max_concurrent: int) -> None:
-        self._max_concurrent = max_concurrent
-        self._running = 0
-
-    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
-        """Wraps the handler of every method but health checks."""
-        handler = await continuation(details)
-        if handler is None or details.method.startswith(HEALTH_PREFIX):
-            return handler
-        return _wrap(handler, self._admit)
-
-    @asynccontextmanager
-    async def _admit(self, context: Context) -> AsyncIterator[None]:
-        # One thread runs the event loop, so nothing happens between the test and the increment.
-        if self._running >= self._max_concurrent:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"server busy: {self._max_concurrent} calls are running"
-            )
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
-
-
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Parses requests itself, and turns every error into a status code by the table in `errors`.
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Takes every call through the same steps, whatever its method.
 
     Args:
+        config: Limits and times.
+        methods: Those of the hosted services by path.
+        access: Who may call what.
         hidden: A path of this machine that error texts may hold; clients see "store" instead.
+        began: Told of each call when it begins.
+        ended: Told of each call when it has ended, however it did.
     """
 
-    def __init__(self, hidden: Path) -> None:
-        self._hidden = str(hidden)
+    def __init__(
+        self,
+        config: ServerConfig,
+        methods: Mapping[str, Method],
+        access: Access,
+        hidden: Path,
+        *,
+        began: Sequence[Observer] = (),
+        ended: Sequence[Observer] = (),
+    ) -> None:
+        self._config = config
+        self._methods = methods
+        self._access = access
+        self._hidden = hidden
+        self._began, self._ended = began, ended
+        self._admission = Admission(config.max_concurrent, config.max_concurrent_of)
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
-        """Wraps every handler."""
-        handler = await continuation(details)
+        """Wraps the handler; a method that does not exist gets one that says so."""
+        handler: Handler | None = await continuation(details)
+        path, metadata = str(details.method), details.invocation_metadata or ()
+        method = self._methods.get(path) or other_method(path, exists=handler is not None)
+        call = begun(method, metadata)
         if handler is None:
-            return None
-        return _wrap(handler, lambda context: self._translate(context, details.method), _parser(handler))
+            return grpc.stream_stream_rpc_method_handler(self._refusal(call))
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._stream(call, handler), response_serializer=_serializer(call, handler)
+            )
+        return grpc.stream_unary_rpc_method_handler(self._unary(call, handler))
+
+    def _unary(self, call: Call, handler: Handler) -> Any:
+        inner: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        serialize = _serializer(call, handler)
+
+        async def behave(_: Any, context: Context) -> bytes:
+            async with self._conducted(call, context):
+                return serialize(await inner(await self._request(call, handler, context), context))
+            raise AssertionError("a failed call has been aborted")
+
+        return behave
+
+    def _stream(self, call: Call, handler: Handler) -> Any:
+        inner: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+        async def behave(_: Any, context: Context) -> None:
+            async with self._conducted(call, context):
+                await _write_all(inner(await self._request(call, handler, context), context), context)
+
+        return behave
+
+    def _refusal(self, call: Call) -> Any:
+        async def behave(_: Any, context: Context) -> None:
+            async with self._conducted(call, context):
+                raise UnknownMethodError(f"method {call.method.path[:200]}: the server has none of this name")
+
+        return behave
 
     @asynccontextmanager
-    async def _translate(self, context: Context, method: str) -> AsyncIterator[None]:
+    async def _conducted(self, call: Call, context: Context) -> AsyncIterator[None]:
+        """Everything around a handler, from the first look at the caller to the last line in the log."""
+        current_call.set(call)
+        context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+        for observe in self._began:
+            observe(call)
         try:
-            yield
+            self._access.check(call, context)
+            limit = self._config.time_limit_of(call.method)
+            with self._admission.admitted(call.method):
+                async with limited(call, limit, context.time_remaining()):
+                    yield
+        except asyncio.CancelledError:
+            # By the caller, by the caller's deadline, or at the end of the server's grace.
+            is_late = call.ends_s is not None and time.monotonic() >= call.ends_s
+            call.code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
+            raise
         except grpc.aio.AbortError:
+            call.code = context.code()
             raise
         except Exception as error:
-            code, text = status_of(error)
-            if code is grpc.StatusCode.INTERNAL:
-                request_id = uuid.uuid4().hex
-                _log.exception("request %s: %s failed", request_id, method)
-                context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
-            await context.abort(code, text.replace(self._hidden, "store"))
+            if isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError):
+                # The caller or the server itself has gone: nobody is left to be told.
+                call.code = grpc.StatusCode.CANCELLED
+                raise
+            await self._fail(call, context, error)
+        finally:
+            for observe in self._ended:
+                observe(call)
 
+    async def _fail(self, call: Call, context: Context, error: Exception) -> None:
+        call.code, text, details = failure(error, self._hidden)
+        if call.code is grpc.StatusCode.INTERNAL:
+            _log.error("request %s: %s failed", call.request_id, call.method.name, exc_info=error)
+        await context.abort(call.code, text, ((REQUEST_ID_KEY, call.request_id), (DETAILS_KEY, details)))
 
-def _parser(handler: Handler) -> Parse:
-    deserialize = handler.request_deserializer
+    async def _request(self, call: Call, handler: Handler, context: Context) -> Any:
+        """What the handler gets: one message, or an iterator of them."""
+        if handler.request_streaming:
+            return self._requests(call, handler, context)
+        data = await context.read()
+        if data is _EOF:
+            raise InvalidRequestError("request: expected one message, got none")
+        return self._parsed(call, handler, data)
 
-    def parse(data: bytes) -> Any:
-        if deserialize is None:
+    async def _requests(self, call: Call, handler: Handler, context: Context) -> AsyncIterator[Any]:
+        while (data := await context.read()) is not _EOF:
+            yield self._parsed(call, handler, data)
+
+    def _parsed(self, call: Call, handler: Handler, data: bytes) -> Any:
+        call.received_bytes += len(data)
+        limit = self._config.max_request_bytes_of(call.method.name)
+        if len(data) > limit:
+            raise RequestTooLargeError(f"request: expected at most {limit} bytes, got {len(data)}")
+        if handler.request_deserializer is None:
             return data
         try:
-            return deserialize(data)
+            return handler.request_deserializer(data)
         except Exception as error:
             raise InvalidRequestError(f"request: expected a protobuf message, got {len(data)} other bytes") from error
 
-    return parse
 
+def _serializer(call: Call, handler: Handler) -> Callable[[Any], bytes]:
+    def serialize(response: Any) -> bytes:
+        data: bytes = response if handler.response_serializer is None else handler.response_serializer(response)
+        call.sent_bytes += len(data)
+        return data
 
-def _wrap(handler: Handler, guard: Guard, parse: Parse | None = None) -> Any:
-    """The handler with `guard` around each call; with `parse`, requests reach it as bytes and are parsed inside."""
-    deserialize = handler.request_deserializer if parse is None else None
-    behaviours: dict[tuple[bool, bool], tuple[Any, Any]] = {
-        (False, False): (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
-        (False, True): (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
-        (True, False): (handler.stream_unary, grpc.stream_unary_rpc_method_handler),
-        (True, True): (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
-    }
-    inner, make = behaviours[handler.request_streaming, handler.response_streaming]
-
-    def prepared(request: Any) -> Any:
-        if parse is None:
-            return request
-        return _parsed(request, parse) if handler.request_streaming else parse(request)
-
-    async def unary(request: Any, context: Context) -> Any:
-        async with guard(context):
-            return await inner(prepared(request), context)
-
-    async def stream(request: Any, context: Context) -> None:
-        async with guard(context):
-            await _write_all(inner(prepared(request), context), context)
-
-    behaviour = stream if handler.response_streaming else unary
-    return make(behaviour, request_deserializer=deserialize, response_serializer=handler.response_serializer)
-
-
-async def _parsed(requests: AsyncIterator[bytes], parse: Parse) -> AsyncIterator[Any]:
-    async for data in requests:
-        yield parse(data)
+    return serialize
 
 
 async def _write_all(responses: Any, context: Context) -> None:

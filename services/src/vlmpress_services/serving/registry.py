@@ -4,19 +4,10 @@ import importlib
 import importlib.util
 
 from vlmpress_services.errors import PACKAGES, ExtraMissingError, InvalidRequestError
+from vlmpress_services.serving.methods import SERVICES
 from vlmpress_services.serving.service import Host, Service
 
-SERVICES = {
-    "artifact": "vlmpress.artifact.v1.ArtifactService",
-    "job": "vlmpress.job.v1.JobService",
-    "evaluation": "vlmpress.evaluation.v1.EvaluationService",
-    "quantpack": "vlmpress.quantpack.v1.QuantpackService",
-    "tokenreduce": "vlmpress.tokenreduce.v1.TokenReduceService",
-    "stagetrain": "vlmpress.stagetrain.v1.StageTrainService",
-    "verbdistill": "vlmpress.verbdistill.v1.VerbDistillService",
-    "edgevlm": "vlmpress.edgevlm.v1.EdgeVlmService",
-}
-"""Full gRPC name of each service."""
+__all__ = ["SERVICES", "build_service", "is_installed", "parse_services"]
 
 
 def parse_services(text: str) -> tuple[str, ...]:

@@ -1,76 +1,68 @@
 """One asynchronous gRPC server for any subset of the services."""
 
 import logging
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from vlmpress_services.errors import InvalidRequestError, ListenError
-from vlmpress_services.serving.interceptors import AdmissionInterceptor, ErrorInterceptor
+from vlmpress_services.errors import ListenError
+from vlmpress_services.serving.access import Access
+from vlmpress_services.serving.configuration import ServerConfig
+from vlmpress_services.serving.interceptors import CallInterceptor
+from vlmpress_services.serving.logs import log_access
+from vlmpress_services.serving.methods import methods_of
+from vlmpress_services.serving.metrics import Metrics, exported
 from vlmpress_services.serving.registry import SERVICES, build_service
 from vlmpress_services.serving.service import Host
+from vlmpress_services.serving.tls import server_credentials
+from vlmpress_services.serving.tokens import TokenFile
 from vlmpress_services.store.local import LocalStore
 
+__all__ = ["Server", "ServerConfig"]
+
 MAX_REQUEST_BYTES = 16 << 20
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+# Above the limits of the methods, so that a message somewhat too large is refused by us, with details; gRPC itself
+# ends a call at once whose message is larger still, and keeps none of it.
+MESSAGE_SLACK = 2
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServerConfig:
-    """What a server hosts, and where.
+class Server:
+    """A server from `start` to `stop`; for use inside one running event loop.
 
     Attributes:
-        listen: "host:port"; port 0 takes a free one.
-        store: Root of the artifact store.
-        services: Names from `vlmpress_services.serving.registry.SERVICES`.
-        max_concurrent: Calls that may run at a time; health checks do not count.
-        reflection: None: only when `listen` is a loopback address.
-        max_models: Models kept in memory at a time.
-        max_batch: Answers that one model works on at a time; each needs memory for its conversation.
+        config: What it was told.
+        address: "host:port" once it listens.
+        metrics_address: Where Prometheus finds its metrics once it listens; empty: nowhere.
+
+    Raises:
+        InvalidRequestError: The tokens' file or a certificate cannot be read.
     """
-
-    listen: str
-    store: Path
-    services: tuple[str, ...]
-    max_concurrent: int = 64
-    reflection: bool | None = None
-    max_models: int = 8
-    max_batch: int = 64
-
-    def __post_init__(self) -> None:
-        """Checks every field."""
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise InvalidRequestError(f"--listen: expected HOST:PORT, got {self.listen!r}")
-        if min(self.max_concurrent, self.max_models, self.max_batch) < 1:
-            raise InvalidRequestError(
-                f"expected limits of at least 1, got max_concurrent {self.max_concurrent}, "
-                f"max_models {self.max_models}, max_batch {self.max_batch}"
-            )
-        if not self.services:
-            raise InvalidRequestError("services: expected at least one, got none")
-
-    @property
-    def host(self) -> str:
-        """The host part of `listen`."""
-        return self.listen.rpartition(":")[0]
-
-
-class Server:
-    """A server from `start` to `stop`; for use inside one running event loop."""
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
-        self.address = ""
+        self.address = self.metrics_address = ""
         # Absolute, so that it can be told apart in error texts, and workers find it from anywhere.
         self._root = config.store.resolve()
-        host = Host(store=LocalStore(self._root), max_models=config.max_models, max_batch=config.max_batch)
+        self._credentials = None if config.tls is None else server_credentials(config.tls)
+        self._access = Access(None if config.tokens is None else TokenFile(config.tokens))
+        self._metrics = Metrics()
+        self._exporter = ExitStack()
+        host = Host(
+            store=LocalStore(self._root),
+            max_models=config.max_models,
+            max_batch=config.max_batch,
+            max_jobs=config.jobs.max_jobs,
+            max_attempts=config.jobs.max_attempts,
+            job_runner=config.jobs.runner,
+            job_cluster=config.jobs.cluster,
+            images=config.images,
+            metrics=self._metrics,
+        )
         self._services = {name: build_service(name, host) for name in config.services}
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server: grpc.aio.Server | None = None
@@ -82,9 +74,9 @@ class Server:
             ListenError: The address is taken or is none of this machine's.
         """
         server = self._server = grpc.aio.server(
-            interceptors=(AdmissionInterceptor(self.config.max_concurrent), ErrorInterceptor(self._root)),
+            interceptors=(self._interceptor(),),
             options=(
-                ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+                ("grpc.max_receive_message_length", MESSAGE_SLACK * self.config.max_message_bytes),
                 # Without this a second server could share the port and take half of the calls.
                 ("grpc.so_reuseport", 0),
             ),
@@ -94,6 +86,9 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._add_reflection(server)
         port = self._bind(server)
+        if self.config.metrics:
+            exporter = exported(self._metrics, self.config.metrics_address)
+            self.metrics_address = self._exporter.enter_context(exporter)
         for service in self._services.values():
             await service.start()
         await server.start()
@@ -111,20 +106,35 @@ class Server:
             await self._server.stop(grace_s)
         for service in self._services.values():
             await service.close()
+        self._exporter.close()
+
+    def _interceptor(self) -> CallInterceptor:
+        return CallInterceptor(
+            self.config,
+            methods_of(self.config.services),
+            self._access,
+            self._root,
+            began=(self._metrics.began,),
+            ended=(self._metrics.ended, log_access),
+        )
 
     def _bind(self, server: grpc.aio.Server) -> int:
-        if self.config.host not in LOOPBACK:
-            _log.warning("listening on %s without encryption or authentication", self.config.listen)
+        listen = self.config.listen
+        if self.config.insecure and not self.config.is_loopback:
+            _log.warning("listening on %s without encryption or without access control", listen)
         try:
-            port = server.add_insecure_port(self.config.listen)
+            if self._credentials is None:
+                port = server.add_insecure_port(listen)
+            else:
+                port = server.add_secure_port(listen, self._credentials)
         except RuntimeError as error:
-            raise ListenError(f"{self.config.listen}: cannot be listened on ({error})") from error
+            raise ListenError(f"{listen}: cannot be listened on ({error})") from error
         if port == 0:
-            raise ListenError(f"{self.config.listen}: cannot be listened on")
+            raise ListenError(f"{listen}: cannot be listened on")
         return port
 
     def _add_reflection(self, server: grpc.aio.Server) -> None:
         wanted = self.config.reflection
-        if wanted if wanted is not None else self.config.host in LOOPBACK:
+        if wanted if wanted is not None else self.config.is_loopback:
             names = [SERVICES[name] for name in self.config.services]
             reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -1,10 +1,12 @@
 """What a server asks of each service it hosts."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
+from vlmpress_services.serving.images import ImagesConfig
+from vlmpress_services.serving.metrics import Metrics
 from vlmpress_services.store.local import LocalStore
 
 
@@ -20,6 +22,8 @@ class Host:
         max_attempts: How often a job's worker may be lost (killed, out of memory) before the job fails.
         job_runner: Where new attempts of jobs run: "local", in a child process, or "ray", on `job_cluster`.
         job_cluster: Address of a Ray cluster's Jobs API, for example "http://head:8265"; empty: none.
+        images: What images a request may bring.
+        metrics: Where a service counts what only it knows.
     """
 
     store: LocalStore
@@ -29,6 +33,8 @@ class Host:
     max_attempts: int = 3
     job_runner: str = "local"
     job_cluster: str = ""
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 class Service(ABC):
