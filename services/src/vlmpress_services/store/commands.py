@@ -1,4 +1,4 @@
-"""`vlmpress artifact`: look into a store, or into any artifact directory, without a server."""
+"""`vlmpress artifact`: look into a store or any artifact directory, name, delete, and send to and from a server."""
 
 import json
 from pathlib import Path
@@ -8,17 +8,31 @@ import typer
 from google.protobuf import json_format
 
 from vlmpress.artifact import Artifact, ArtifactError, read, verify
-from vlmpress.cli import CheckFailedError, UserError
+from vlmpress.cli import CheckFailedError, UserError, progress
 from vlmpress_services.errors import InvalidRequestError, NotFoundError
+from vlmpress_services.garbage import roots
+from vlmpress_services.store.interface import Described, Expected
 from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.names import check_tag
 
 DEFAULT_STORE = Path("build/demo/store")
 
-app = typer.Typer(no_args_is_help=True, help="Show, check and list artifacts.")
+app = typer.Typer(no_args_is_help=True, help="Show, check, list, name, delete, push and pull artifacts.")
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Root of the store.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 RefArgument = Annotated[str, typer.Argument(metavar="REF", help="Digest, tag or artifact directory.")]
+
+
+ServerOption = Annotated[str | None, typer.Option("--server", help="HOST:PORT of `vlmpress serve`.")]
+TokenOption = Annotated[Path | None, typer.Option("--token-file", help="File with the bearer token.")]
+CaOption = Annotated[Path | None, typer.Option("--ca", help="PEM file of who signed the server's certificate.")]
+CertOption = Annotated[Path | None, typer.Option("--cert", help="PEM file of this client's certificate.")]
+KeyOption = Annotated[Path | None, typer.Option("--key", help="PEM file of its key.")]
+ExpectedOption = Annotated[
+    str | None, typer.Option("--expect", help="Only if the tag points at this digest now; '' for no such tag.")
+]
+NameArgument = Annotated[str, typer.Argument(metavar="TAG", help="Name of the tag.")]
 
 
 @app.command()
@@ -69,7 +83,87 @@ def list_command(
     """Lists the artifacts of a store by digest."""
     local = _existing(LocalStore(store))
     tags = local.tags()
-    rows = [_row(artifact, tags) for artifact in local.list(kind)]
+    _echo_rows([_row(artifact, tags) for artifact in local.list(kind)], as_json)
+
+
+@app.command()
+def tag(
+    name: NameArgument,
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Digest or tag to point at.")],
+    expected: ExpectedOption = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Points a tag of a store at an artifact."""
+    local = _existing(LocalStore(store))
+    digest = local.find(ref).digest
+    local.tag(name, digest, None if expected is None else Expected(expected or None))
+    typer.echo(f"{name} {digest}")
+
+
+@app.command()
+def untag(name: NameArgument, expected: ExpectedOption = None, store: StoreOption = DEFAULT_STORE) -> None:
+    """Removes a tag of a store, not the artifact."""
+    local = _existing(LocalStore(store))
+    if not local.untag(name, None if expected is None else Expected(expected or None)):
+        raise UserError(f"{name}: expected a tag in {store}, got none")
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    min_age_hours: Annotated[float, typer.Option(min=0, help="Artifacts younger than this stay.")] = 24.0,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Deletes the artifacts of a store that no tag, job, step or other artifact leads to."""
+    local = _existing(LocalStore(store))
+    tags = local.tags()
+    found = local.collect_garbage(lambda: roots(local.root), min_age_hours * 3600, dry_run=dry_run)
+    _echo_rows([_row(artifact, tags) for artifact in found], as_json)
+
+
+@app.command()
+def push(
+    ref: RefArgument,
+    tag: Annotated[str, typer.Option(help="Tag on the server; default: none.")] = "",
+    store: StoreOption = DEFAULT_STORE,
+    server: ServerOption = None,
+    token_file: TokenOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Sends an artifact to a server; goes on where an earlier push broke off."""
+    from vlmpress_services.clients import ArtifactClient, find_connection
+
+    path = _find(LocalStore(store), ref)
+    connection = find_connection(server, token_file=token_file, ca=ca, cert=cert, key=key)
+    with ArtifactClient(connection) as client, progress("push") as shown:
+        typer.echo(client.push(path, tag, shown.update))
+
+
+@app.command()
+def pull(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Digest or tag on the server.")],
+    tag: Annotated[str, typer.Option(help="Tag in the store; default: none.")] = "",
+    store: StoreOption = DEFAULT_STORE,
+    server: ServerOption = None,
+    token_file: TokenOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Fetches an artifact from a server into a store; goes on where an earlier pull broke off."""
+    from vlmpress_services.clients import ArtifactClient, find_connection
+
+    if tag:
+        check_tag(tag)
+    connection = find_connection(server, token_file=token_file, ca=ca, cert=cert, key=key)
+    with ArtifactClient(connection) as client, progress("pull") as shown:
+        typer.echo(client.pull(ref, LocalStore(store), tag, shown.update).digest)
+
+
+def _echo_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -98,7 +192,7 @@ def _fields(artifact: Artifact) -> dict[str, Any]:
     return json_format.MessageToDict(artifact.manifest, preserving_proto_field_name=True)
 
 
-def _row(artifact: Artifact, tags: dict[str, str]) -> dict[str, Any]:
+def _row(artifact: Described, tags: dict[str, str]) -> dict[str, Any]:
     names = [name for name, digest in tags.items() if digest == artifact.digest]
     return {
         "digest": artifact.digest,
