@@ -52,9 +52,11 @@ def load_config(
     merged: Any = _ADAPTER.dump_python(_defaults()) | {"services": "all"}
     for source in reversed(sources):
         merged = _merged(merged, source.fields)
-    merged["services"] = _services(merged["services"])
     try:
+        merged["services"] = _services(merged["services"])
         return _ADAPTER.validate_python(merged)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{_place(sources, ('services',))}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -129,7 +131,7 @@ def _leaves(kind: type) -> list[tuple[str, ...]]:
 
 
 def _services(given: Any) -> tuple[str, ...]:
-    return parse_services(given if isinstance(given, str) else ",".join(str(name) for name in given))
+    return parse_services(",".join(map(str, given)) if isinstance(given, list | tuple) else str(given))
 
 
 def _place(sources: list[Source], path: tuple[str | int, ...]) -> str:

@@ -68,8 +68,13 @@ class JobsConfig:
 
 
 def _exempt() -> dict[str, MethodConfig]:
-    # A watch lasts as long as its job.
-    return {"job.WatchJob": MethodConfig(default_timeout_s=0, max_timeout_s=0)}
+    # A watch lasts as long as its job, a transfer as long as its line needs.
+    transfer = MethodConfig(default_timeout_s=3600)
+    return {
+        "artifact.ReadFile": transfer,
+        "artifact.WriteFile": transfer,
+        "job.WatchJob": MethodConfig(default_timeout_s=0, max_timeout_s=0),
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,9 +9,13 @@ import sys
 import threading
 from collections.abc import Callable
 
+from vlmpress_services.serving.logs import configure_logs
 from vlmpress_services.serving.server import Server, ServerConfig
+from vlmpress_services.serving.tls import server_credentials
+from vlmpress_services.serving.tokens import read_tokens
 
-GRACE_S = 5.0
+# Between the end of the grace and that of the process.
+LEAVING_S = 0.7
 SWITCH_INTERVAL_S = 5e-4
 
 _log = logging.getLogger(__name__)
@@ -25,14 +29,29 @@ def claim_stdout() -> int:
     return handle
 
 
-def serve(config: ServerConfig, *, exit_with_stdin: bool) -> None:
-    """Serves until SIGTERM, SIGINT or, if asked, the end of standard input; then drains for `GRACE_S`.
+def check(config: ServerConfig) -> None:
+    """Reads the files that a configuration names, so that a fault shows before anything is served.
 
-    Prints one JSON line {"address", "services"} on standard output when the server answers.
+    Raises:
+        InvalidRequestError: A file of tokens or certificates cannot be read.
+    """
+    if config.tls is not None:
+        server_credentials(config.tls)
+    if config.tokens is not None:
+        read_tokens(config.tokens)
+
+
+def serve(config: ServerConfig, *, exit_with_stdin: bool, quiet: bool = False) -> None:
+    """Serves until SIGTERM, SIGINT or, if asked, the end of standard input; then drains for the configured grace.
+
+    Prints one JSON line {"address", "services"} on standard output when the server answers; "metrics" is there
+    when they have an address.
 
     Raises:
         ListenError: The address cannot be listened on.
     """
+    configure_logs(config.log_format, quiet=quiet)
+    config.store.mkdir(parents=True, exist_ok=True)
     # A model's thread gives the interpreter away only this often; the default of 5 ms is as long as a
     # small model's whole answer, and its first token would wait for the last.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -40,9 +59,7 @@ def serve(config: ServerConfig, *, exit_with_stdin: bool) -> None:
     asyncio.run(_serve(config, stdout, exit_with_stdin))
     if any(thread.is_alive() and not thread.daemon for thread in threading.enumerate()[1:]):
         # A model is in the middle of a token or a load; the interpreter would wait for it.
-        logging.shutdown()
-        sys.stderr.flush()
-        os._exit(0)
+        _leave()
 
 
 async def _serve(config: ServerConfig, stdout: int, exit_with_stdin: bool) -> None:
@@ -54,13 +71,25 @@ async def _serve(config: ServerConfig, stdout: int, exit_with_stdin: bool) -> No
         call_at_stdin_end(lambda: loop.call_soon_threadsafe(stopping.set))
     server = Server(config)
     await server.start()
-    line = json.dumps({"address": server.address, "services": list(config.services)})
-    os.write(stdout, f"{line}\n".encode())
+    answer = {"address": server.address, "services": list(config.services)}
+    if server.metrics_address:
+        answer["metrics"] = server.metrics_address
+    os.write(stdout, f"{json.dumps(answer)}\n".encode())
     _log.info("serving %s on %s", ", ".join(config.services), server.address)
     await stopping.wait()
     _log.info("stopping")
-    await server.stop(GRACE_S)
+    # Work in threads cannot be cancelled: whatever still runs then has been promised to nobody.
+    last_call = threading.Timer(config.grace_s + LEAVING_S, _leave)
+    last_call.daemon = True
+    last_call.start()
+    await server.stop(config.grace_s)
     _log.info("stopped")
+
+
+def _leave() -> None:
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def call_at_stdin_end(callback: Callable[[], object]) -> None:

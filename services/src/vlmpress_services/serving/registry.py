@@ -20,7 +20,7 @@ def parse_services(text: str) -> tuple[str, ...]:
     wanted = set(SERVICES) if text.strip() == "all" else {name.strip() for name in text.split(",")}
     unknown = sorted(wanted - set(SERVICES))
     if unknown:
-        raise InvalidRequestError(f"--services: expected all or some of {', '.join(SERVICES)}, got {unknown[0]!r}")
+        raise InvalidRequestError(f"services: expected all or some of {', '.join(SERVICES)}, got {unknown[0]!r}")
     names = tuple(name for name in SERVICES if name in wanted)
     missing = [name for name in names if name in PACKAGES and not is_installed(name)]
     if missing:

@@ -1,5 +1,6 @@
 """One asynchronous gRPC server for any subset of the services."""
 
+import asyncio
 import logging
 from contextlib import ExitStack
 
@@ -98,12 +99,11 @@ class Server:
         self.address = f"{self.config.host}:{port}"
 
     async def stop(self, grace_s: float) -> None:
-        """NOT_SERVING first, then no new calls; running ones get `grace_s` to end."""
+        """NOT_SERVING first, then no new calls; running ones get `grace_s` to end, and are then cancelled."""
         await self._health.enter_graceful_shutdown()
-        for service in self._services.values():
-            await service.drain()
-        if self._server is not None:
-            await self._server.stop(grace_s)
+        draining = [service.drain() for service in self._services.values()]
+        stopping = [] if self._server is None else [self._server.stop(grace_s)]
+        await asyncio.gather(*stopping, *draining)
         for service in self._services.values():
             await service.close()
         self._exporter.close()
