@@ -19,8 +19,8 @@ OnProgress = Callable[[int, int], object]
 """Told bytes done and bytes in all."""
 
 
-def _quiet(done: int, total: int) -> None:
-    return
+def quiet(done: int, total: int) -> None:
+    """Shows nothing."""
 
 
 class ArtifactClient(Client):
@@ -75,7 +75,7 @@ class ArtifactClient(Client):
         """What the server deleted, or would; nothing younger than `min_age_s` (None: a day); raises ServiceError."""
         return self._call(calls.garbage_call(min_age_s, dry_run))
 
-    def push(self, directory: Path, tag: str = "", on_progress: OnProgress = _quiet) -> str:
+    def push(self, directory: Path, tag: str = "", on_progress: OnProgress = quiet) -> str:
         """Writes an artifact directory to the server and gives its digest; what is there is not sent again.
 
         Broken connections are taken up again where they broke: no more than one chunk is sent twice for each.
@@ -104,7 +104,7 @@ class ArtifactClient(Client):
                 pause_s = sending.pause_s(error, breaks)
             time.sleep(pause_s)
 
-    def pull(self, ref: str, store: ArtifactStore, tag: str = "", on_progress: OnProgress = _quiet) -> Described:
+    def pull(self, ref: str, store: ArtifactStore, tag: str = "", on_progress: OnProgress = quiet) -> Described:
         """Reads an artifact into a store; what an earlier try left there is not read again.
 
         Args:
