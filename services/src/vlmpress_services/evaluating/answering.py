@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from edgevlm import Batcher, Engine, Failed, Finish, GenerationRequest
-from vlmpress.data import Record, question_type
+from vlmpress.data import IMAGE_MARK, Record, question_type
 from vlmpress_services.datasets import read_evaluation
 from vlmpress_services.evaluating.shards import Answered, Shard
 from vlmpress_services.store.local import LocalStore
@@ -48,7 +48,8 @@ def answer_records(engine: Engine, records: Sequence[Record], max_new_tokens: in
         batcher.submit(
             engine.prepare_request(
                 GenerationRequest(
-                    prompt=record.turns[0].question,
+                    # The engine puts images before the question.
+                    prompt=record.turns[0].question.replace(IMAGE_MARK, "").strip(),
                     max_new_tokens=max_new_tokens,
                     images=tuple(path.read_bytes() for path in record.images),
                 )

@@ -1,11 +1,14 @@
 """What each kind of job does."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vlmpress.artifact import digest_bytes
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
 from vlmpress_services.jobs.distilling.job import check_distill, do_distill
+from vlmpress_services.jobs.evaluating.job import check_evaluate, do_evaluate
 from vlmpress_services.jobs.progress import OnProgress, Report
 from vlmpress_services.jobs.quantizing.job import check_pack, check_sweep, do_pack, do_sweep
 from vlmpress_services.jobs.training.job import check_train, do_train
@@ -20,36 +23,26 @@ def check_spec(spec: pb.JobSpec, store: LocalStore) -> None:
         NotFoundError: The model or the dataset is not in the store.
     """
     kind = spec.WhichOneof("work")
-    if kind == "pack":
-        check_pack(spec.pack, store)
-    elif kind == "sweep":
-        check_sweep(spec.sweep, store)
-    elif kind == "train":
-        check_train(spec.train, store)
-    elif kind == "distill":
-        check_distill(spec.distill, store)
-    elif kind == "pipeline":
-        if not spec.pipeline.config_yaml.strip():
-            raise InvalidRequestError("config_yaml: expected a configuration, got an empty string")
-    else:
+    if kind is None:
         raise InvalidRequestError("spec: expected one kind of work, got none")
+    check, _ = _KINDS[kind]
+    check(getattr(spec, kind), store)
 
 
 def do_work(spec: pb.JobSpec, store: LocalStore, report: Report) -> str:
     """Does a job's work and gives the digest of its result."""
     kind = spec.WhichOneof("work")
-    if kind == "pack":
-        return do_pack(spec.pack, store, report)
-    if kind == "sweep":
-        return do_sweep(spec.sweep, store, report)
-    if kind == "train":
-        return do_train(spec.train, store, report)
-    if kind == "distill":
-        return do_distill(spec.distill, store, report)
-    return _pipeline(spec.pipeline, store, report)
+    assert kind is not None, "checked when the job was created"
+    _, do = _KINDS[kind]
+    return do(getattr(spec, kind), store, report)
 
 
-def _pipeline(job: pb.PipelineJob, store: LocalStore, on_progress: OnProgress) -> str:
+def _check_pipeline(job: pb.PipelineJob, store: LocalStore) -> None:
+    if not job.config_yaml.strip():
+        raise InvalidRequestError("config_yaml: expected a configuration, got an empty string")
+
+
+def _do_pipeline(job: pb.PipelineJob, store: LocalStore, on_progress: OnProgress) -> str:
     """Runs the main job in a folder of the store; the same configuration goes on where an earlier job was killed."""
     try:
         from dataclasses import replace
@@ -74,3 +67,14 @@ def _take_over(made: Path, store: LocalStore) -> str:
     for digest in sorted(set(tags.values())):
         store.add(made / "artifacts" / digest)
     return tags["report"]
+
+
+_KINDS: dict[str, tuple[Callable[[Any, LocalStore], None], Callable[[Any, LocalStore, Report], str]]] = {
+    "pack": (check_pack, do_pack),
+    "sweep": (check_sweep, do_sweep),
+    "pipeline": (_check_pipeline, _do_pipeline),
+    "train": (check_train, do_train),
+    "distill": (check_distill, do_distill),
+    "evaluate": (check_evaluate, do_evaluate),
+}
+"""What refuses and what does each kind of work, by the name of its field in JobSpec."""

@@ -52,6 +52,7 @@ class TaskResources:
         cpus: Cores, and torch threads, of which there is one at least.
         gpus: GPUs, or a share of one.
         max_failures: How often a task is started again after its worker or node died.
+        max_running: Tasks at a time; None: as many as the cluster has room for.
 
     Raises:
         InvalidRequestError: A number is out of its range.
@@ -60,11 +61,14 @@ class TaskResources:
     cpus: float = 1
     gpus: float = 0
     max_failures: int = 10
+    max_running: int | None = None
 
     def __post_init__(self) -> None:
         _check("cpus", self.cpus, 0)
         _check("gpus", self.gpus, 0)
         _check("max_failures", self.max_failures, 0)
+        if self.max_running is not None:
+            _check("max_running", self.max_running, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import ray
@@ -60,12 +61,17 @@ class RayRunner:
         retries = resources.max_failures
         task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=retries)(_plain)
         threads = max(1, int(resources.cpus))
-        pending = {task.remote(function, threads, *one): index for index, one in enumerate(arguments)}
+        waiting = iter(enumerate(arguments))
+        most = len(arguments) if resources.max_running is None else resources.max_running
+        pending: dict[Any, int] = {}
         try:
-            while pending:
+            while True:
+                for index, one in islice(waiting, most - len(pending)):
+                    pending[task.remote(function, threads, *one)] = index
+                if not pending:
+                    return
                 for reference in ray.wait(list(pending))[0]:
-                    index = pending.pop(reference)
-                    yield index, _result(reference, resources)
+                    yield pending.pop(reference), _result(reference, resources)
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)

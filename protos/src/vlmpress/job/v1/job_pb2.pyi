@@ -28,18 +28,20 @@ JOB_STATE_FAILED: JobState
 JOB_STATE_CANCELLED: JobState
 
 class JobSpec(_message.Message):
-    __slots__ = ("pack", "pipeline", "sweep", "train", "distill")
+    __slots__ = ("pack", "pipeline", "sweep", "train", "distill", "evaluate")
     PACK_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_FIELD_NUMBER: _ClassVar[int]
     SWEEP_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     DISTILL_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_FIELD_NUMBER: _ClassVar[int]
     pack: PackJob
     pipeline: PipelineJob
     sweep: SweepJob
     train: TrainJob
     distill: DistillJob
-    def __init__(self, pack: _Optional[_Union[PackJob, _Mapping]] = ..., pipeline: _Optional[_Union[PipelineJob, _Mapping]] = ..., sweep: _Optional[_Union[SweepJob, _Mapping]] = ..., train: _Optional[_Union[TrainJob, _Mapping]] = ..., distill: _Optional[_Union[DistillJob, _Mapping]] = ...) -> None: ...
+    evaluate: EvaluateJob
+    def __init__(self, pack: _Optional[_Union[PackJob, _Mapping]] = ..., pipeline: _Optional[_Union[PipelineJob, _Mapping]] = ..., sweep: _Optional[_Union[SweepJob, _Mapping]] = ..., train: _Optional[_Union[TrainJob, _Mapping]] = ..., distill: _Optional[_Union[DistillJob, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateJob, _Mapping]] = ...) -> None: ...
 
 class PackJob(_message.Message):
     __slots__ = ("model", "scheme", "recipe", "search", "dataset", "num_samples", "num_questions")
@@ -154,6 +156,24 @@ class DistillProgress(_message.Message):
     loss: float
     seconds_left: float
     def __init__(self, phase: _Optional[str] = ..., phase_step: _Optional[int] = ..., num_phase_steps: _Optional[int] = ..., step: _Optional[int] = ..., num_steps: _Optional[int] = ..., loss: _Optional[float] = ..., seconds_left: _Optional[float] = ...) -> None: ...
+
+class EvaluateJob(_message.Message):
+    __slots__ = ("model", "dataset", "max_new_tokens", "shard_questions", "num_workers", "cpus_per_worker", "gpus_per_worker")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SHARD_QUESTIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    CPUS_PER_WORKER_FIELD_NUMBER: _ClassVar[int]
+    GPUS_PER_WORKER_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    dataset: str
+    max_new_tokens: int
+    shard_questions: int
+    num_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    def __init__(self, model: _Optional[str] = ..., dataset: _Optional[str] = ..., max_new_tokens: _Optional[int] = ..., shard_questions: _Optional[int] = ..., num_workers: _Optional[int] = ..., cpus_per_worker: _Optional[float] = ..., gpus_per_worker: _Optional[float] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("job_id", "spec", "state", "create_time", "update_time", "progress", "message", "result", "revision", "train_progress", "distill_progress", "attempt", "log")

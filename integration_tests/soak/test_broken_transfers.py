@@ -1,0 +1,81 @@
+"""Transfers whose connections break: all complete, the same digest, at most one chunk sent again for each break."""
+
+import random
+import shutil
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from vlmpress.artifact import Artifact, create
+from vlmpress.artifact.v1 import artifact_pb2
+from vlmpress_services.clients import ArtifactClient
+from vlmpress_services.serving.launch import served
+from vlmpress_services.store.local import LocalStore
+
+MIB = 1 << 20
+# What a call takes on the wire beside its chunks: preface, settings, headers, frames, acknowledgements.
+OVERHEAD_BYTES = 64 << 10
+
+
+class BreakingProxy:
+    """Passes connections on to a server, and cuts the one on which so many bytes have gone to the server."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.num_bytes = 0
+        self.cut_at: int | None = None
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            server = socket.create_connection(self._target)
+            for source, target in ((client, server), (server, client)):
+                threading.Thread(target=self._pass, args=(source, target, source is client), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if counted:
+                    self.num_bytes += len(data)
+                    if self.cut_at is not None and self.num_bytes >= self.cut_at:
+                        self.cut_at = None
+                        break
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def artifact_of(folder: Path, data: bytes, number: int) -> Artifact:
+    with create(folder) as draft:
+        (draft.path / "weights").write_bytes(data)
+        (draft.path / "number").write_text(str(number))
+        return draft.commit(artifact_pb2.Log(source="soak"), producer=("test", "0"))
+
+
+def test_broken_transfers(tmp_path: Path, count: Callable[[int, int], int]) -> None:
+    chance = random.Random(0)
+    data = chance.randbytes(count(200_000_000, 8_000_000))
+    store = LocalStore(tmp_path / "store")
+    most_again = 0
+    with served(store.root, "artifact") as address, ArtifactClient(address) as direct:
+        proxy = BreakingProxy(address)
+        for number in range(count(100, 4)):
+            made = artifact_of(tmp_path / "made", data, number)
+            proxy.num_bytes, proxy.cut_at = 0, chance.randrange(OVERHEAD_BYTES, len(data))
+            with ArtifactClient(proxy.address) as client:
+                assert client.push(made.path) == made.digest
+            assert proxy.cut_at is None, "the connection did not break"
+            again = proxy.num_bytes - made.size_bytes
+            assert again <= MIB + OVERHEAD_BYTES, f"transfer {number}: {again} bytes more than the artifact's"
+            most_again = max(most_again, again)
+            assert store.verify(made.digest).manifest == made.manifest
+            direct.collect_garbage(0)
+            shutil.rmtree(made.path)
+    print(f"transfers {number + 1} of {len(data)} bytes, each broken once, at most {most_again} bytes again")  # noqa: T201
