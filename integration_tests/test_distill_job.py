@@ -1,4 +1,4 @@
-"""DistillJob on a real server: its process killed beside a teacher on Ray, and made again without."""
+"""DistillJob on a real server: its process killed beside a teacher on Ray, whose job goes on by itself."""
 
 import os
 import signal
@@ -63,15 +63,15 @@ def test_a_killed_job_goes_on_with_the_teacher_elsewhere(
         process = psutil.Process(int((store.root / "jobs" / f"{killed.job_id}.lock").read_text()))
         children = process.children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
-        assert followed(client, killed)[-1].message == "the worker ended with exit code -9"
-        again = followed(client, client.create(spec(), "second"))
-        unbroken = followed(client, client.create(spec(), "third"))[-1]
+        again = followed(client, killed)
+        # Without Ray.
+        unbroken = followed(client, client.create(spec(), "second"))[-1]
     assert children
     assert not psutil.wait_procs(children, timeout=60)[1], "processes of the killed job are left behind"
-    steps = [job.distill_progress.step for job in again if job.HasField("distill_progress")]
+    assert again[-1].attempt == 2
+    steps = [job.distill_progress.step for job in again if job.attempt == 2]
     # A worker on Ray lives some seconds longer than its job, and may have got far.
-    assert steps == sorted(steps)
-    assert min(steps, default=72) > 15
+    assert min(steps) > 15
     last = unbroken.distill_progress
     assert (last.phase, last.phase_step, last.num_phase_steps, last.step, last.num_steps) == ("sft", 4, 4, 72, 72)
     expected = weights(store, unbroken)

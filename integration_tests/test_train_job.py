@@ -1,4 +1,4 @@
-"""TrainJob on a real server: watched to its end, its process killed in between, and made again."""
+"""TrainJob on a real server: watched to its end, its process killed in between."""
 
 import json
 import os
@@ -72,27 +72,24 @@ def weights(store: LocalStore, job: pb.Job) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_killed_job_goes_on_when_it_is_made_again(launch: Any, store: LocalStore, num_workers: int) -> None:
+def test_a_killed_job_goes_on_in_another_attempt(launch: Any, store: LocalStore, num_workers: int) -> None:
     server = launch(store.root, "--services", "job")
     with JobClient(server.address) as client:
         killed = client.create(spec(num_workers), "first")
         seen = followed(client, killed, lambda job: job.train_progress.step >= 40)
         assert seen[-1].state == pb.JOB_STATE_RUNNING, seen[-1].message
         left = kill_worker(store, killed)
-        failed = followed(client, killed)[-1]
-        assert failed.state == pb.JOB_STATE_FAILED
-        assert failed.message == "the worker ended with exit code -9"
-        again = followed(client, client.create(spec(num_workers), "second"))
+        again = followed(client, killed, lambda job: job.attempt == 2)
+        again += followed(client, killed)
         # That two workers lose no bit either, test_distributed_training says.
         unbroken = followed(client, client.create(spec(), "third")) if num_workers == 1 else again
     gone, alive = psutil.wait_procs(left, timeout=60)
-    assert not alive, "processes of the killed job are left behind"
+    assert not alive, "processes of the killed worker are left behind"
     assert bool(gone) is (num_workers > 1)
-    progress = [job.train_progress for job in again if job.HasField("train_progress")]
-    assert progress[0].step > 40
-    steps = [each.step for each in progress]
-    assert steps == sorted(steps)
-    assert steps[-1] == NUM_STEPS
+    progress = [job.train_progress for job in again if job.attempt == 2]
+    # The checkpoint of step 40 may not have been whole yet.
+    assert all(each.step > 30 for each in progress)
+    assert progress[-1].step == NUM_STEPS
     assert (progress[-1].stage, progress[-1].num_stages, progress[-1].num_steps) == (2, 3, NUM_STEPS)
     assert progress[-1].loss > 0
     assert progress[-1].tokens_per_second > 0

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
+from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services import cli
+from vlmpress_services.jobs.table import JobTable
 from vlmpress_services.serving.server import Server, ServerConfig
 
 
 @pytest.fixture
 async def server(store: Any) -> Any:
-    server = Server(ServerConfig(listen="127.0.0.1:0", store=store.root, services=("job",)))
+    server = Server(ServerConfig(listen="127.0.0.1:0", store=store.root, services=("artifact", "job")))
     await server.start()
     yield server.address
     await server.stop(0.2)
@@ -64,6 +66,22 @@ async def test_a_job_that_fails_is_exit_code_1_and_one_line(
     assert code == 1
     assert " pack failed " in out
     assert errors.strip().endswith("failed: bits: expected 2 to 4, got 5")
+    job_id = out.split()[0]
+    code, out, _ = await command("logs", job_id, "--server", server)
+    assert code == 0
+    assert "expected 2 to 4, got 5" in out.splitlines()[-1]
+    assert (await command("logs", job_id, "--attempt", "1", "--server", server))[:2] == (0, out)
+    code, _, errors = await command("logs", job_id, "--attempt", "2", "--server", server)
+    assert (code, errors.strip().endswith("--attempt: expected at most 1, got 2")) == (2, True)
+
+
+async def test_a_job_without_an_end_has_no_log(server: str, store: Any, command: Any) -> None:
+    table = JobTable(store.root)
+    job_id = table.create("a", pb.JobSpec(pipeline=pb.PipelineJob(config_yaml="seed: 1"))).job_id
+    table.cancel(job_id)
+    code, out, errors = await command("logs", job_id, "--server", server)
+    assert (code, out) == (2, "")
+    assert "expected one that has run and ended, got cancelled" in errors
 
 
 async def test_bad_input_is_exit_code_2_and_one_line(server: str, command: Any, tmp_path: Path) -> None:

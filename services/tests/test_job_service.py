@@ -1,4 +1,6 @@
 import asyncio
+import tempfile
+import uuid
 from typing import Any
 
 import grpc
@@ -13,6 +15,9 @@ from vlmpress.job.v1.job_service_pb2_grpc import JobServiceStub
 from vlmpress.quantpack.v1 import quantpack_pb2
 from vlmpress_services.errors import INTERNAL_TEXT
 from vlmpress_services.jobs import work as job_work
+from vlmpress_services.jobs.attending import Attendance
+from vlmpress_services.jobs.lines import Speaker
+from vlmpress_services.jobs.locks import JobLock
 from vlmpress_services.jobs.table import JobTable
 from vlmpress_services.jobs.worker import work
 
@@ -28,6 +33,20 @@ async def ended(stub: JobServiceStub, job_id: str) -> list[Any]:
     return [response.job async for response in stub.WatchJob(pb.WatchJobRequest(job_id=job_id), timeout=120)]
 
 
+def worked(store: Any, spec: job_pb2.JobSpec) -> job_pb2.Job:
+    """A job as its worker's output leaves it, without a process."""
+    table = JobTable(store.root)
+    attempt = table.begin(table.create(uuid.uuid4().hex, spec).job_id)
+    assert attempt is not None
+    with tempfile.TemporaryFile() as output:
+        work(spec, store, Speaker(output.fileno()))
+        output.seek(0)
+        attendance = Attendance(table, store, attempt, 1)
+        attendance.hear(output.read())
+    attendance.end("the worker is gone")
+    return table.get(attempt.job_id)
+
+
 async def test_a_pack_job_puts_a_pack_into_the_store(serving: Any, store: Any, add_model: Any, refusal: Any) -> None:
     model = add_model()
     async with serving("job") as channel:
@@ -41,6 +60,8 @@ async def test_a_pack_job_puts_a_pack_into_the_store(serving: Any, store: Any, a
         packed = store.verify(last.result)
         assert packed.manifest.kind == "quantized_model"
         assert packed.manifest.parents[0].digest == model.digest
+        assert last.attempt == 1
+        assert store.verify(last.log).manifest.kind == "log"
         assert (await stub.GetJob(pb.GetJobRequest(job_id=job.job_id))).job == last
         assert list((await stub.ListJobs(pb.ListJobsRequest())).jobs) == [last]
         # A watch that knows the end has nothing to say, and ends.
@@ -99,11 +120,9 @@ async def test_a_cancelled_search_leaves_nothing(serving: Any, store: Any, add_m
             assert seen.state in (job_pb2.JOB_STATE_PENDING, job_pb2.JOB_STATE_RUNNING), seen.message
         assert (await stub.CancelJob(pb.CancelJobRequest(job_id=job_id))).job.state == job_pb2.JOB_STATE_CANCELLED
         assert [response.job.state async for response in watch][-1:] == [job_pb2.JOB_STATE_CANCELLED]
-        table, gone = JobTable(store.root), False
-        while not gone:
+        while (lock := JobLock.take(store.root / "jobs", job_id)) is None:
             await asyncio.sleep(0.05)
-            with table.owned(job_id) as gone:
-                pass
+        lock.close()
     assert not store.list("quantized_model")
     assert not [folder for folder in (store.root / "incoming").glob("*") if any(folder.iterdir())]
 
@@ -120,11 +139,7 @@ def test_a_recipe_that_does_not_fit_fails_with_one_line(
     store: Any, add_model: Any, recipe: Recipe | None, message: str
 ) -> None:
     sent = quantpack_pb2.Recipe(default=quantpack_pb2.PartRecipe()) if recipe is None else recipe_to_proto(recipe)
-    table = JobTable(store.root)
-    spec = job_pb2.JobSpec(pack=job_pb2.PackJob(model=add_model().digest, recipe=sent))
-    job = table.create("a", spec)
-    work(table, store, job.job_id)
-    last = table.get(job.job_id)
+    last = worked(store, job_pb2.JobSpec(pack=job_pb2.PackJob(model=add_model().digest, recipe=sent)))
     assert last.state == job_pb2.JOB_STATE_FAILED
     assert last.message.startswith(message)
 
@@ -138,11 +153,8 @@ def test_a_dataset_that_does_not_fit_fails_with_one_line(store: Any, add_model: 
             (draft.path / "images" / "0.png").write_bytes(image)
             (draft.path / "records.jsonl").write_text(records)
             dataset = draft.commit(dataset_pb2.Dataset(name="bad"), producer=("test", "0")).digest
-        table = JobTable(store.root)
-        spec = job_pb2.PackJob(model=add_model().digest, scheme=SCHEME, dataset=dataset)
-        job = table.create(dataset, job_pb2.JobSpec(pack=spec))
-        work(table, store, job.job_id)
-        last = table.get(job.job_id)
+        pack = job_pb2.PackJob(model=add_model().digest, scheme=SCHEME, dataset=dataset)
+        last = worked(store, job_pb2.JobSpec(pack=pack))
         assert last.state == job_pb2.JOB_STATE_FAILED
         assert str(store.root) not in last.message
         assert "\n" not in last.message
@@ -175,19 +187,59 @@ async def test_bad_requests_are_refused(serving: Any, add_log: Any, refusal: Any
         ):
             assert (await refusal(call))[0] is code
         assert not (await stub.ListJobs(pb.ListJobsRequest())).jobs
+        for request in (
+            pb.ListJobsRequest(page_size=1001),
+            pb.ListJobsRequest(page_token="x"),
+            pb.ListJobsRequest(states=[job_pb2.JOB_STATE_UNSPECIFIED]),
+        ):
+            assert (await refusal(stub.ListJobs(request)))[0] is invalid
+
+
+async def test_a_request_id_is_for_one_spec_and_outlives_what_it_needs(
+    serving: Any, store: Any, add_model: Any, refusal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmpress_services.jobs.runner.JobRunner._look", _nothing)
+    store.tag("it", add_model().digest)
+    async with serving("job") as channel:
+        stub = JobServiceStub(channel)
+        job = (await stub.CreateJob(pack_request("it"))).job
+        code, text = await refusal(stub.CreateJob(pack_request(add_model("other").digest)))
+        assert code is grpc.StatusCode.ALREADY_EXISTS
+        assert job.job_id in text
+        (store.root / "tags" / "it").unlink()
+        assert (await stub.CreateJob(pack_request("it"))).job == job
+        assert (await refusal(stub.CreateJob(pack_request("it", "another"))))[0] is grpc.StatusCode.NOT_FOUND
+
+
+async def test_jobs_are_listed_a_page_at_a_time(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlmpress_services.jobs.runner.JobRunner._look", _nothing)
+    async with serving("job") as channel:
+        stub = JobServiceStub(channel)
+        made = []
+        for number in range(5):
+            spec = job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml=f"seed: {number}"))
+            made.append((await stub.CreateJob(pb.CreateJobRequest(request_id=str(number), spec=spec))).job.job_id)
+        await stub.CancelJob(pb.CancelJobRequest(job_id=made[2]))
+        found, token, sizes = [], "", []
+        while not sizes or token:
+            page = await stub.ListJobs(pb.ListJobsRequest(page_size=2, page_token=token))
+            token = page.next_page_token
+            sizes.append(len(page.jobs))
+            found += [job.job_id for job in page.jobs]
+        assert (found, sizes) == (made[::-1], [2, 2, 1])
+        cancelled = await stub.ListJobs(pb.ListJobsRequest(states=[job_pb2.JOB_STATE_CANCELLED]))
+        assert [job.job_id for job in cancelled.jobs] == [made[2]]
+
+
+async def _nothing(_: Any) -> None:
+    """A runner that begins no job."""
 
 
 async def test_cancel_ends_the_worker_and_the_watch(serving: Any, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     original = asyncio.create_subprocess_exec
 
     async def sleeper(*command: str, **options: Any) -> Any:
-        # Takes the job as a worker does, then never ends by itself.
-        script = (
-            "import sys, time; from pathlib import Path; from vlmpress_services.jobs.table import JobTable\n"
-            "table = JobTable(Path(sys.argv[1]))\n"
-            "with table.owned(sys.argv[2]): table.begin(sys.argv[2]); time.sleep(600)"
-        )
-        processes.append(await original(command[0], "-c", script, command[5], command[7], **options))
+        processes.append(await original(command[0], "-c", "import time; time.sleep(600)", **options))
         return processes[-1]
 
     processes: list[Any] = []
@@ -207,20 +259,24 @@ async def test_cancel_ends_the_worker_and_the_watch(serving: Any, store: Any, mo
         assert [response.job.state async for response in watch] == [job_pb2.JOB_STATE_CANCELLED]
         await asyncio.wait_for(processes[0].wait(), 10)
         assert len(processes) == 1, "a cancelled pending job was started"
-        # A stopping server ends its running job, and says so.
+        # A stopping server ends its running job's worker and gives the job back.
         last = (await stub.CreateJob(pb.CreateJobRequest(request_id="c", spec=spec))).job.job_id
         watch = aiter(stub.WatchJob(pb.WatchJobRequest(job_id=last), timeout=60))
         while (await anext(watch)).job.state != job_pb2.JOB_STATE_RUNNING:
             pass
-    assert "server stopped" in JobTable(store.root).get(last).message
+    left = JobTable(store.root).get(last)
+    assert (left.state, left.attempt) == (job_pb2.JOB_STATE_PENDING, 1)
+    assert "server stopped" in left.message
     assert processes[1].returncode is not None
 
 
-async def test_a_worker_that_dies_fails_its_job(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_always_dies_fails_its_job(
+    serving: Any, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = asyncio.create_subprocess_exec
 
     async def broken(*command: str, **options: Any) -> Any:
-        return await original(command[0], "-c", "import sys; sys.exit(3)", **options)
+        return await original(command[0], "-c", "import sys; print('so long'); sys.exit(3)", **options)
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", broken)
     spec = job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml="seed: 1"))
@@ -228,15 +284,12 @@ async def test_a_worker_that_dies_fails_its_job(serving: Any, monkeypatch: pytes
         stub = JobServiceStub(channel)
         job = (await stub.CreateJob(pb.CreateJobRequest(request_id="a", spec=spec))).job
         last = (await ended(stub, job.job_id))[-1]
-    assert (last.state, last.message) == (job_pb2.JOB_STATE_FAILED, "the worker ended with exit code 3")
-
-
-def test_a_job_owned_by_another_process_is_left_alone(store: Any) -> None:
-    table = JobTable(store.root)
-    job = table.create("a", job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml="x")))
-    with table.owned(job.job_id):
-        work(table, store, job.job_id)
-    assert table.get(job.job_id) == job
+    assert (last.state, last.attempt) == (job_pb2.JOB_STATE_FAILED, 3)
+    assert last.message == "the worker ended with exit code 3; 3 attempts were lost, and no more may be"
+    log = store.verify(last.log)
+    assert log.manifest.log.source == f"job {job.job_id}"
+    assert [(log.path / f"attempt-{number}.log").read_text() for number in (1, 2, 3)] == ["so long\n"] * 3
+    assert not (store.root / "jobs" / "logs" / job.job_id).exists()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret"), KeyError("secret")])
@@ -247,10 +300,8 @@ def test_an_unexpected_error_of_a_job_stays_in_the_log(
         raise error
 
     monkeypatch.setattr("vlmpress_services.jobs.worker.do_work", break_down)
-    table = JobTable(store.root)
-    job = table.create("a", job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml="x")))
-    work(table, store, job.job_id)
-    assert table.get(job.job_id).message == INTERNAL_TEXT
+    last = worked(store, job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml="x")))
+    assert (last.state, last.message) == (job_pb2.JOB_STATE_FAILED, INTERNAL_TEXT)
 
 
 def test_a_pipeline_job_runs_the_main_job_inside_the_store(

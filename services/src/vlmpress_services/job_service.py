@@ -6,15 +6,17 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from vlmpress.job.v1 import job_pb2
 from vlmpress.job.v1 import job_service_pb2 as pb
 from vlmpress.job.v1 import job_service_pb2_grpc as pb_grpc
 from vlmpress_services.errors import StoppingError
+from vlmpress_services.jobs.paging import page_of
+from vlmpress_services.jobs.places import open_places
 from vlmpress_services.jobs.runner import JobRunner
 from vlmpress_services.jobs.table import ENDED, JobTable
 from vlmpress_services.jobs.work import check_spec
 from vlmpress_services.serving.interceptors import Context
 from vlmpress_services.serving.service import Host, Service
-from vlmpress_services.store.local import LocalStore
 
 WATCH_INTERVAL_S = 0.1
 
@@ -22,10 +24,17 @@ WATCH_INTERVAL_S = 0.1
 class JobService(Service, pb_grpc.JobServiceServicer):
     """Starts, shows, cancels and follows jobs."""
 
-    def __init__(self, store: LocalStore) -> None:
-        self._store = store
-        self._table = JobTable(store.root)
-        self._runner = JobRunner(self._table)
+    def __init__(self, host: Host) -> None:
+        self._store = host.store
+        self._table = JobTable(host.store.root)
+        self._runner = JobRunner(
+            self._table,
+            host.store,
+            open_places(host),
+            place=host.job_runner,
+            max_jobs=host.max_jobs,
+            max_attempts=host.max_attempts,
+        )
         self._stopping = asyncio.Event()
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -37,22 +46,23 @@ class JobService(Service, pb_grpc.JobServiceServicer):
         await self._runner.start()
 
     async def drain(self) -> None:
-        """Ends the watches and the running job."""
+        """Ends the watches and gives running jobs back."""
         self._stopping.set()
         await self._runner.close()
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> pb.CreateJobResponse:
         """A new job, or the one this request id made before."""
-        await asyncio.to_thread(check_spec, request.spec, self._store)
-        return pb.CreateJobResponse(job=await asyncio.to_thread(self._table.create, request.request_id, request.spec))
+        return pb.CreateJobResponse(job=await asyncio.to_thread(self._made, request))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """The job as it is now."""
         return pb.GetJobResponse(job=await asyncio.to_thread(self._table.get, request.job_id))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
-        """All jobs, newest first."""
-        return pb.ListJobsResponse(jobs=await asyncio.to_thread(self._table.jobs))
+        """A page of jobs, newest first."""
+        asked = (request.page_size, request.page_token, request.states)
+        jobs, token = await asyncio.to_thread(page_of, self._table, *asked)
+        return pb.ListJobsResponse(jobs=jobs, next_page_token=token)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         """Cancels a job that has not ended; the runner then ends its worker."""
@@ -73,7 +83,15 @@ class JobService(Service, pb_grpc.JobServiceServicer):
                 raise StoppingError("the server is stopping; watch again with the last revision")
             await asyncio.sleep(WATCH_INTERVAL_S)
 
+    def _made(self, request: pb.CreateJobRequest) -> job_pb2.Job:
+        # A call that is made again finds its job even when what the job needed is gone by now.
+        job = self._table.made_by(request.request_id, request.spec) if request.request_id else None
+        if job is None:
+            check_spec(request.spec, self._store)
+            job = self._table.create(request.request_id, request.spec)
+        return job
+
 
 def build(host: Host) -> Service:
     """The service over the server's store."""
-    return JobService(host.store)
+    return JobService(host)

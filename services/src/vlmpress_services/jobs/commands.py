@@ -15,7 +15,7 @@ from vlmpress.job.v1 import job_pb2 as pb
 if TYPE_CHECKING:
     from vlmpress_services.clients import JobClient
 
-app = typer.Typer(no_args_is_help=True, help="Start, follow, list and cancel jobs on a server.")
+app = typer.Typer(no_args_is_help=True, help="Start, follow, list and cancel jobs on a server, and read their logs.")
 
 MAX_UINT32 = 2**32 - 1
 
@@ -90,6 +90,26 @@ def list_command(server: ServerOption, as_json: JsonOption = False) -> None:
         return
     for job in jobs:
         typer.echo(_line(job))
+
+
+@app.command()
+def logs(
+    job: IdArgument,
+    server: ServerOption,
+    attempt: Annotated[int, typer.Option(min=0, help="Which run of the job, from 1; default: the last.")] = 0,
+) -> None:
+    """Prints what the worker of a job that has ended had printed; needs the server's artifact service."""
+    from vlmpress_services.clients import ArtifactClient
+
+    with _client(server) as client:
+        found = client.get(job)
+    if not found.log:
+        raise UserError(f"job {found.job_id}: expected one that has run and ended, got {_state(found)}")
+    if attempt > found.attempt:
+        raise UserError(f"--attempt: expected at most {found.attempt}, got {attempt}")
+    with ArtifactClient(server) as artifacts:
+        for data in artifacts.read_file(found.log, f"attempt-{attempt or found.attempt}.log"):
+            typer.echo(data, nl=False)
 
 
 @app.command()

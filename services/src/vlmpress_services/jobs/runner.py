@@ -1,80 +1,179 @@
-"""Starts a worker process for each pending job, one at a time, and ends it when its job is cancelled."""
+"""Begins pending jobs, as many at a time as it may, and follows them to their end; takes up what other servers left."""
 
 import asyncio
 import logging
-import sys
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from vlmpress.job.v1 import job_pb2 as pb
-from vlmpress_services.jobs.table import JobTable
+from vlmpress_services.jobs.attending import Attendance
+from vlmpress_services.jobs.locks import JobLock
+from vlmpress_services.jobs.places import Place
+from vlmpress_services.jobs.table import Attempt, JobTable
+from vlmpress_services.store.local import LocalStore
 
 POLL_INTERVAL_S = 0.1
-TERMINATE_TIMEOUT_S = 2.0
+LEFT_INTERVAL_S = 1.0
+RETRY_INTERVAL_S = 1.0
 
 _log = logging.getLogger(__name__)
 
 
 class JobRunner:
-    """Runs the jobs of a store from `start` to `close`."""
+    """Runs the jobs of a store from `start` to `close`.
 
-    def __init__(self, table: JobTable) -> None:
-        self._table = table
+    Args:
+        table: The jobs.
+        store: Where results are and logs go.
+        places: Where attempts can run, by name; what another server began elsewhere is left alone.
+        place: The name of where new ones run.
+        max_jobs: Jobs that run at a time.
+        max_attempts: How many attempts of a job may be lost before it fails.
+    """
+
+    def __init__(
+        self,
+        table: JobTable,
+        store: LocalStore,
+        places: Mapping[str, Place],
+        *,
+        place: str = "local",
+        max_jobs: int = 1,
+        max_attempts: int = 3,
+    ) -> None:
+        self._table, self._store, self._places, self._place = table, store, places, place
+        self._max_jobs, self._max_attempts = max_jobs, max_attempts
+        self._attending: dict[str, asyncio.Task[None]] = {}
+        self._stopping = False
         self._task: asyncio.Task[None] | None = None
+        self._next_left_s = 0.0
 
     async def start(self) -> None:
-        """Fails what dead workers left, and begins to look for pending jobs."""
-        await asyncio.to_thread(self._table.fail_dead)
+        """Begins to look for jobs."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Ends the running worker; its job fails and says why. Pending jobs wait for the next server."""
+        """Ends the workers of this machine, whose jobs then wait for the next server; others run on without it."""
+        self._stopping = True
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await self._task
+        await asyncio.gather(*self._attending.values())
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping:
             try:
-                for job_id in await asyncio.to_thread(self._table.pending):
-                    await self._run_job(job_id)
-                    break
-                else:
-                    await asyncio.sleep(POLL_INTERVAL_S)
+                await self._look()
+                await asyncio.sleep(POLL_INTERVAL_S)
             except Exception:
                 # A full disk or a locked table must not end the runner for good.
                 _log.exception("jobs cannot be run; trying again")
-                await asyncio.sleep(10 * POLL_INTERVAL_S)
+                await asyncio.sleep(RETRY_INTERVAL_S)
 
-    async def _run_job(self, job_id: str) -> None:
-        _log.info("job %s: starting a worker", job_id)
-        worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "vlmpress_services.jobs.worker"),
-            *("--store", str(self._table.folder.parent), "--job", job_id),
-            stdin=asyncio.subprocess.PIPE,
-        )
+    async def _look(self) -> None:
+        self._attending = {job_id: task for job_id, task in self._attending.items() if not task.done()}
+        if time.monotonic() >= self._next_left_s:
+            self._next_left_s = time.monotonic() + LEFT_INTERVAL_S
+            for attempt, lock, cancelled in await asyncio.to_thread(self._left):
+                follow = self._ended_elsewhere if cancelled else self._attend
+                self._attending[attempt.job_id] = asyncio.create_task(follow(attempt, lock))
+        for attempt, lock in await asyncio.to_thread(self._begun, self._max_jobs - len(self._attending)):
+            _log.info("job %s: attempt %d", attempt.job_id, attempt.number)
+            self._attending[attempt.job_id] = asyncio.create_task(self._attend(attempt, lock))
+
+    def _begun(self, num_free: int) -> list[tuple[Attempt, JobLock]]:
+        """New attempts of pending jobs, at most so many."""
+        begun: list[tuple[Attempt, JobLock]] = []
+        for job_id in self._table.pending() if num_free > 0 else ():
+            lock = JobLock.take(self._table.folder, job_id)
+            # Somebody who was given up still dies.
+            if lock is None:
+                continue
+            attempt = self._table.begin(job_id, self._place)
+            if attempt is None:
+                lock.close()
+                continue
+            begun.append((attempt, lock))
+            if len(begun) == num_free:
+                break
+        return begun
+
+    def _left(self) -> list[tuple[Attempt, JobLock, bool]]:
+        """Attempts that nobody attends to any more and that still need it; whether their jobs were cancelled."""
+        left: list[tuple[Attempt, JobLock, bool]] = []
+        found = [(each, False) for each in self._table.running()] + [(each, True) for each in self._table.unsettled()]
+        for attempt, cancelled in found:
+            place = self._places.get(attempt.runner)
+            if attempt.job_id in self._attending or place is None:
+                continue
+            lock = JobLock.take(self._table.folder, attempt.job_id)
+            if lock is None:
+                continue
+            if cancelled or (place.outlives_server and self._table.counts(attempt)):
+                left.append((attempt, lock, cancelled))
+                continue
+            with lock:
+                self._attendance(attempt).lose("its server or its worker was killed")
+        return left
+
+    async def _attend(self, attempt: Attempt, lock: JobLock) -> None:
+        place, attendance = self._places[attempt.runner], self._attendance(attempt)
+
+        async def hear(data: bytes) -> None:
+            await asyncio.to_thread(attendance.hear, data)
+
+        with lock:
+            running = asyncio.create_task(place.run(attempt, lock, hear))
+            while not (await asyncio.wait((running,), timeout=POLL_INTERVAL_S))[0]:
+                if self._stopping:
+                    await _cancelled(running)
+                    if not place.outlives_server:
+                        await self._surely(attendance.give_back)
+                    return
+                if not await self._counts(attempt):
+                    await _cancelled(running)
+                    await place.stop(attempt)
+                    await self._surely(attendance.settle)
+                    return
+            await self._surely(lambda: attendance.end(_outcome(running)))
+
+    async def _ended_elsewhere(self, attempt: Attempt, lock: JobLock) -> None:
+        """Ends what runs of a job that was cancelled while its server died."""
+        with lock:
+            await self._places[attempt.runner].stop(attempt)
+            await self._surely(self._attendance(attempt).settle)
+
+    async def _counts(self, attempt: Attempt) -> bool:
         try:
-            while worker.returncode is None:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(worker.wait(), POLL_INTERVAL_S)
-                state = (await asyncio.to_thread(self._table.get, job_id)).state
-                if state == pb.JOB_STATE_CANCELLED:
-                    await _end(worker)
-        except asyncio.CancelledError:
-            await _end(worker)
-            self._table.fail(job_id, "the server stopped before the job ended")
-            raise
-        # A worker that ends in order has ended its job, or left it to another process.
-        if worker.returncode != 0:
-            self._table.fail(job_id, f"the worker ended with exit code {worker.returncode}")
+            return await asyncio.to_thread(self._table.counts, attempt)
+        except Exception:
+            _log.exception("job %s: cannot be looked up", attempt.job_id)
+            return True
+
+    async def _surely(self, write: Callable[[], None]) -> None:
+        """How a job ended must reach the table, however long a disk is full."""
+        while True:
+            try:
+                await asyncio.to_thread(write)
+                return
+            except Exception:
+                _log.exception("a job's end cannot be written")
+                if self._stopping:
+                    return
+                await asyncio.sleep(RETRY_INTERVAL_S)
+
+    def _attendance(self, attempt: Attempt) -> Attendance:
+        return Attendance(self._table, self._store, attempt, self._max_attempts)
 
 
-async def _end(worker: asyncio.subprocess.Process) -> None:
-    with suppress(ProcessLookupError):
-        worker.terminate()
-    try:
-        await asyncio.wait_for(worker.wait(), TERMINATE_TIMEOUT_S)
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            worker.kill()
-        await worker.wait()
+async def _cancelled(task: "asyncio.Task[str]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await task
+
+
+def _outcome(running: "asyncio.Task[str]") -> str:
+    error = running.exception()
+    if error is None:
+        return running.result()
+    _log.error("a worker cannot be run", exc_info=error)
+    return "the worker cannot be run"
