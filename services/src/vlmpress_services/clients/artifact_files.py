@@ -43,6 +43,7 @@ class Sending:
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
         self._persisted: dict[str, int] = {}
+        self._goes_on = False
 
     def start(self) -> Call[pb.StartWriteResponse]:
         """The call that begins the write, or finds where it is."""
@@ -54,6 +55,7 @@ class Sending:
         self._persisted = {file.path: file.persisted_size for file in answer.files}
         if answer.already_there:
             self._persisted = {file.path: file.size_bytes for file in files}
+        self._goes_on = any(0 < self._persisted.get(file.path, 0) < file.size_bytes for file in files)
         places = [(file, self._persisted.get(file.path, 0)) for file in files]
         return [(file, offset) for file, offset in places if offset < file.size_bytes]
 
@@ -64,7 +66,9 @@ class Sending:
 
     def pause_s(self, error: ServiceError, breaks: Breaks) -> float:
         """Seconds to wait before the write goes on; raises the error where that is of no use."""
-        if error.code == "ABORTED":  # another client sends the same, or this one's last connection lives on
+        # Another client sends the same, or this one's last connection lives on; or what an earlier connection left was
+        # damaged since, and is sent again from 0.
+        if error.code == "ABORTED" or (error.code == "DATA_LOSS" and self._goes_on):
             error = ServiceError("UNAVAILABLE", error.text, reason=error.reason, request_id=error.request_id)
         return breaks.pause_s(error)
 

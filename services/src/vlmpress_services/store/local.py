@@ -49,20 +49,7 @@ class LocalStore(ArtifactStore):
 
     def add(self, directory: Path) -> Artifact:
         """Copies an artifact directory in, checking every byte; errors as the interface says."""
-        with incoming_folder(self._incoming) as folder:
-            copy = folder / "artifact"
-            try:
-                shutil.copytree(directory, copy, symlinks=True)
-            except shutil.Error as error:
-                raise ArtifactError(f"{directory}: expected an artifact directory, got {error}") from error
-            except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-                raise ArtifactError(f"{directory}: expected an artifact directory, got {error}") from error
-            try:
-                artifact = verify(copy)
-            except ArtifactError as error:
-                message = str(error).replace(str(copy), str(directory))
-                raise type(error)(message) from error
-            flush_tree(copy)
+        with copied(directory, self._incoming) as artifact:
             return self.publish(artifact)
 
     def publish(self, artifact: Artifact) -> Artifact:
@@ -166,9 +153,33 @@ class LocalStore(ArtifactStore):
                 for artifact in () if dry_run else garbage:
                     artifact.path.rename(aside / artifact.digest)
             if garbage and not dry_run:
-                flush(self._artifacts)
+                # Before their files go: after a power loss an artifact is where it was, whole, or nowhere.
+                for folder in (aside, self._artifacts):
+                    flush(folder)
         return garbage
 
     def _young(self, artifacts: Iterable[str], min_age_s: float) -> Iterator[str]:
         now_s = time.time()
         return (digest for digest in artifacts if now_s - (self._artifacts / digest).stat().st_mtime < min_age_s)
+
+
+@contextmanager
+def copied(directory: Path, incoming: Path) -> Iterator[Artifact]:
+    """A copy of an artifact directory under `incoming`, every byte checked and on the disk; gone after the block.
+
+    Raises:
+        ArtifactError: No artifact is there, or a byte is not as its manifest says.
+    """
+    with incoming_folder(incoming) as folder:
+        copy = folder / "artifact"
+        try:
+            shutil.copytree(directory, copy, symlinks=True)
+        except (shutil.Error, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise ArtifactError(f"{directory}: expected an artifact directory, got {error}") from error
+        try:
+            artifact = verify(copy)
+        except ArtifactError as error:
+            message = str(error).replace(str(copy), str(directory))
+            raise type(error)(message) from error
+        flush_tree(copy)
+        yield artifact
