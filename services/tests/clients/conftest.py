@@ -107,6 +107,8 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Any:
         stranger=written("stranger.pem", stranger.cert_pem),
         cert=written("client.pem", client.cert_chain_pems[0]),
         key=written("client.key", client.private_key_pem),
+        server_cert=written("server.pem", server.cert_chain_pems[0]),
+        server_key=written("server.key", server.private_key_pem),
         server=grpc.ssl_server_credentials(pair),
         mutual=grpc.ssl_server_credentials(pair, authority.cert_pem.bytes(), True),
     )

@@ -3,7 +3,7 @@
 import json
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from google.protobuf import json_format
@@ -11,15 +11,13 @@ from google.protobuf import json_format
 from vlmpress import cli
 from vlmpress.cli import CheckFailedError, UserError
 from vlmpress.job.v1 import job_pb2 as pb
-
-if TYPE_CHECKING:
-    from vlmpress_services.clients import JobClient
+from vlmpress_services.clients import ArtifactClient, Connection, JobClient
+from vlmpress_services.clients.options import connected
 
 app = typer.Typer(no_args_is_help=True, help="Start, follow, list and cancel jobs on a server, and read their logs.")
 
 MAX_UINT32 = 2**32 - 1
 
-ServerOption = Annotated[str, typer.Option("--server", help="HOST:PORT of `vlmpress serve`.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 RequestOption = Annotated[str, typer.Option(help="The same id again gives the job it made; default: a new one.")]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")]
@@ -27,24 +25,26 @@ IdArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")
 
 
 @app.command()
+@connected
 def create(
     spec: Annotated[Path, typer.Argument(help='JobSpec as JSON, for example {"train": {"model": "teacher", ...}}.')],
-    server: ServerOption,
+    connection: Connection,
     request_id: RequestOption = "",
     watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Starts a job and prints its id; with --watch follows it, exit code 1 unless it succeeds."""
-    _start(_read(spec), server, request_id, watch, as_json)
+    _start(_read(spec), connection, request_id, watch, as_json)
 
 
 @app.command()
+@connected
 def distill(
     settings: Annotated[Path, typer.Argument(help="YAML of how to distil: distill (steps, rates, ...), batch_size.")],
     teacher: Annotated[str, typer.Option(help="Digest or tag of the teacher.")],
     student: Annotated[str, typer.Option(help="Digest or tag of the student as it is before.")],
     dataset: Annotated[str, typer.Option(help="Digest or tag of the dataset.")],
-    server: ServerOption,
+    connection: Connection,
     verbalizers: Annotated[str, typer.Option(help="The teacher's verbalizers; default: they are trained first.")] = "",
     num_workers: Annotated[
         int, typer.Option(min=0, max=MAX_UINT32, help="Processes that share each step, on Ray.")
@@ -68,22 +68,24 @@ def distill(
         num_teachers=num_teachers,
         seed=seed,
     )
-    _start(pb.JobSpec(distill=job), server, request_id, watch, as_json)
+    _start(pb.JobSpec(distill=job), connection, request_id, watch, as_json)
 
 
 @app.command("watch")
-def watch_command(job: IdArgument, server: ServerOption, as_json: JsonOption = False) -> None:
+@connected
+def watch_command(job: IdArgument, connection: Connection, as_json: JsonOption = False) -> None:
     """Follows a job to its end; exit code 1 unless it succeeds."""
-    with _client(server) as client:
+    with JobClient(connection) as client:
         ended = _follow(client, job)
     _show(ended, as_json)
     _check(ended)
 
 
 @app.command("list")
-def list_command(server: ServerOption, as_json: JsonOption = False) -> None:
+@connected
+def list_command(connection: Connection, as_json: JsonOption = False) -> None:
     """Lists all jobs, newest first."""
-    with _client(server) as client:
+    with JobClient(connection) as client:
         jobs = client.list()
     if as_json:
         typer.echo(json.dumps({"jobs": [_fields(job) for job in jobs]}))
@@ -93,47 +95,40 @@ def list_command(server: ServerOption, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+@connected
 def logs(
     job: IdArgument,
-    server: ServerOption,
+    connection: Connection,
     attempt: Annotated[int, typer.Option(min=0, help="Which run of the job, from 1; default: the last.")] = 0,
 ) -> None:
     """Prints what the worker of a job that has ended had printed; needs the server's artifact service."""
-    from vlmpress_services.clients import ArtifactClient
-
-    with _client(server) as client:
+    with JobClient(connection) as client:
         found = client.get(job)
     if not found.log:
         raise UserError(f"job {found.job_id}: expected one that has run and ended, got {_state(found)}")
     if attempt > found.attempt:
         raise UserError(f"--attempt: expected at most {found.attempt}, got {attempt}")
-    with ArtifactClient(server) as artifacts:
+    with ArtifactClient(connection) as artifacts:
         for data in artifacts.read_file(found.log, f"attempt-{attempt or found.attempt}.log"):
             typer.echo(data, nl=False)
 
 
 @app.command()
-def cancel(job: IdArgument, server: ServerOption, as_json: JsonOption = False) -> None:
+@connected
+def cancel(job: IdArgument, connection: Connection, as_json: JsonOption = False) -> None:
     """Asks a job to stop."""
-    with _client(server) as client:
+    with JobClient(connection) as client:
         _show(client.cancel(job), as_json)
 
 
-def _start(spec: pb.JobSpec, server: str, request_id: str, watch: bool, as_json: bool) -> None:
-    with _client(server) as client:
+def _start(spec: pb.JobSpec, connection: Connection, request_id: str, watch: bool, as_json: bool) -> None:
+    with JobClient(connection) as client:
         job = client.create(spec, request_id or uuid.uuid4().hex)
         if watch:
             job = _follow(client, job.job_id)
     _show(job, as_json) if watch or as_json else typer.echo(job.job_id)
     if watch:
         _check(job)
-
-
-def _client(server: str) -> "JobClient":
-    # grpc takes half a second to import; --help does not need it.
-    from vlmpress_services.clients import JobClient
-
-    return JobClient(server)
 
 
 def _read(path: Path) -> pb.JobSpec:
@@ -151,7 +146,7 @@ def _text(path: Path, what: str) -> str:
         raise UserError(f"{path}: expected {what}, got {' '.join(str(error).split())}") from error
 
 
-def _follow(client: "JobClient", job_id: str) -> pb.Job:
+def _follow(client: JobClient, job_id: str) -> pb.Job:
     job = pb.Job()
     with cli.progress(f"job {job_id[:8]}") as bar:
         for job in client.watch(job_id):
