@@ -1,0 +1,178 @@
+"""Jobs submitted to a Ray cluster with a dashboard, whose server comes and goes."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytest.importorskip("aiohttp", reason="needs vlmpress-services[ray-jobs]")
+
+from vlmpress.artifact import Artifact
+from vlmpress.job.v1 import job_pb2 as pb
+from vlmpress_services.errors import InvalidRequestError
+from vlmpress_services.jobs.runner import JobRunner
+from vlmpress_services.jobs.table import JobTable
+from vlmpress_services.store.local import LocalStore
+from vlmpress_services.workers.submission import RayPlace
+
+TIMEOUT_S = 400
+TOKEN = "5" * 64
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def head() -> Iterator[tuple[str, psutil.Process]]:
+    """A cluster of this test's own on the loopback address: its Jobs API's address and the process behind it."""
+    port = free_port()
+    # Sockets of Ray lie below this folder, and their paths must be short.
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        options = {
+            "node-ip-address": "127.0.0.1",
+            "port": free_port(),
+            "dashboard-host": "127.0.0.1",
+            "dashboard-port": port,
+            "dashboard-agent-listen-port": free_port(),
+            "ray-client-server-port": free_port(),
+            "include-dashboard": "true",
+            "num-cpus": 2,
+            "object-store-memory": 100 << 20,
+            "temp-dir": folder,
+        }
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        environment |= {
+            # Else it listens on every address of the machine.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "OMP_NUM_THREADS": "1",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": TOKEN,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        log = Path(folder) / "head.log"
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                [*command, *(f"--{name}={value}" for name, value in options.items())],
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        process = psutil.Process(child.pid)
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/api/version", child, log)
+            yield f"http://127.0.0.1:{port}", process
+        finally:
+            left = process.children(recursive=True)
+            child.terminate()
+            child.wait(30)
+            _, alive = psutil.wait_procs(left, timeout=10)
+            for each in alive:
+                each.kill()
+
+
+def _wait_for(url: str, child: "subprocess.Popen[bytes]", log: Path) -> None:
+    request = urllib.request.Request(url, headers={"authorization": f"Bearer {TOKEN}"})
+    for _ in range(240):
+        assert child.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(log.read_text())
+
+
+def worker_of(head: psutil.Process) -> psutil.Process:
+    """The one process that does a job's work."""
+    found = [
+        each
+        for each in head.children(recursive=True)
+        if "vlmpress_services.jobs.worker" in each.cmdline() and "exec" not in " ".join(each.cmdline())
+    ]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def spec(seed: int, num_steps: int = 40) -> pb.JobSpec:
+    settings = f"training: {{max_steps: {num_steps}, per_device_train_batch_size: 2, save_steps: 5}}"
+    return pb.JobSpec(
+        train=pb.TrainJob(model="tiny", dataset="questions", scheme="plain", settings_yaml=settings, seed=seed)
+    )
+
+
+async def until(table: JobTable, job: pb.Job, condition: Callable[[pb.Job], Any]) -> pb.Job:
+    async with asyncio.timeout(TIMEOUT_S):
+        while not condition(found := table.get(job.job_id)):
+            await asyncio.sleep(0.1)
+    return found
+
+
+def ended(job: pb.Job) -> bool:
+    return job.state not in (pb.JOB_STATE_PENDING, pb.JOB_STATE_RUNNING)
+
+
+async def test_jobs_run_on_a_cluster_and_outlive_their_server(
+    head: tuple[str, psutil.Process], own_store: LocalStore, tiny_dataset: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, cluster = head
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    table = JobTable(own_store.root)
+
+    def server() -> JobRunner:
+        return JobRunner(table, own_store, {"ray": RayPlace(address, own_store.root)}, place="ray")
+
+    # The server stops in the middle; the job goes on, and the next server finds it.
+    first = table.create("first", spec(1))
+    runner = server()
+    await runner.start()
+    await until(table, first, lambda job: job.train_progress.step > 0)
+    await runner.close()
+    assert table.get(first.job_id).state == pb.JOB_STATE_RUNNING
+    runner = server()
+    await runner.start()
+    done = await until(table, first, ended)
+    assert (done.state, done.attempt) == (pb.JOB_STATE_SUCCEEDED, 1), done.message
+    assert done.train_progress.step == 40
+    assert own_store.verify(done.result).manifest.kind == "model"
+    assert "vlmpress_services.jobs.worker" in (own_store.verify(done.log).path / "attempt-1.log").read_text()
+
+    # The worker is killed; another attempt goes on from its checkpoint.
+    second = table.create("second", spec(2))
+    await until(table, second, lambda job: job.train_progress.step >= 10)
+    worker_of(cluster).send_signal(signal.SIGKILL)
+    done = await until(table, second, ended)
+    assert (done.state, done.attempt) == (pb.JOB_STATE_SUCCEEDED, 2), done.message
+    assert {file.path for file in own_store.verify(done.log).manifest.files} == {"attempt-1.log", "attempt-2.log"}
+
+    # A job that cannot be done says why; one that is cancelled ends on the cluster too.
+    wrong = table.create("wrong", pb.JobSpec(pipeline=pb.PipelineJob(config_yaml="sed: 3")))
+    done = await until(table, wrong, ended)
+    assert (done.state, done.attempt) == (pb.JOB_STATE_FAILED, 1)
+    assert "sed" in done.message
+    third = table.create("third", spec(3, 100_000))
+    await until(table, third, lambda job: job.train_progress.step > 0)
+    worker = worker_of(cluster)
+    table.cancel(third.job_id)
+    assert (await until(table, third, lambda job: job.log)).state == pb.JOB_STATE_CANCELLED
+    worker.wait(30)
+    await runner.close()
+
+
+def test_a_cluster_is_named_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(InvalidRequestError, match=r"^job cluster: expected RAY_ADDRESS to be unset or 'http://head'"):
+        RayPlace("http://head", tmp_path)
