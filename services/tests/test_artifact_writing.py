@@ -12,6 +12,8 @@ from vlmpress.artifact import Artifact, create
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.artifact.v1 import artifact_service_pb2 as pb
 from vlmpress.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from vlmpress.edgevlm.v1.edgevlm_service_pb2 import LoadModelRequest
+from vlmpress.edgevlm.v1.edgevlm_service_pb2_grpc import EdgeVlmServiceStub
 from vlmpress.job.v1 import job_pb2
 from vlmpress_services.jobs.table import JobTable
 from vlmpress_services.store.checksum import crc32c
@@ -198,3 +200,14 @@ async def test_garbage_is_what_no_job_needs(serving: Any, store: LocalStore, add
         assert set(store.digests()) == {wanted, result, step}
         request.min_age.FromSeconds(-1)
         assert (await refusal(stub.CollectGarbage(request)))[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_what_a_server_holds_in_memory_is_no_garbage(serving: Any, store: LocalStore, add_model: Any) -> None:
+    model, other = add_model().digest, add_model("other").digest
+    request = pb.CollectGarbageRequest()
+    request.min_age.FromSeconds(0)
+    async with serving("artifact", "edgevlm") as channel:
+        await EdgeVlmServiceStub(channel).LoadModel(LoadModelRequest(model=model))
+        found = (await ArtifactServiceStub(channel).CollectGarbage(request)).artifacts
+    assert [row.digest for row in found] == [other]
+    assert store.digests() == (model,)

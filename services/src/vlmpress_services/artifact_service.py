@@ -170,7 +170,7 @@ class ArtifactService(Service, pb_grpc.ArtifactServiceServicer):
 
 def build(host: Host) -> Service:
     """The service over the server's store."""
-    return ArtifactService(host.store)
+    return ArtifactService(host.store, lambda: [digest for loaded in host.loaded for digest in loaded()])
 
 
 async def _write(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

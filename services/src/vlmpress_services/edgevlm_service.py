@@ -102,6 +102,7 @@ class EdgeVlmService(Service, pb_grpc.EdgeVlmServiceServicer):
 def build(host: Host) -> Service:
     """The service over the server's store."""
     models = ModelHost(host.store, lambda path: ServedModel.load(path, host.max_batch), host.max_models)
+    host.loaded.append(models.loaded)
     host.metrics.read("models_loaded", "Models in memory.", "service", lambda: {"edgevlm": len(models.loaded())})
     return EdgeVlmService(models, host.images, host.metrics)
 

@@ -75,8 +75,12 @@ class OverloadedError(ServicesError, RuntimeError):
     """A bounded queue or cache is full."""
 
 
-class StoreFullError(OverloadedError):
+class StoreFullError(ServicesError, RuntimeError):
     """The disk has no room for what is being written."""
+
+
+class RemoteStoreError(ServicesError, RuntimeError):
+    """A bucket cannot be reached, refuses us, or does not keep to what a store needs of it."""
 
 
 class ExtraMissingError(ServicesError, ImportError):
@@ -152,8 +156,10 @@ _OWN: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (UnknownMethodError, grpc.StatusCode.UNIMPLEMENTED),
     (RequestTooLargeError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (StoreFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (StoppingError, grpc.StatusCode.UNAVAILABLE),
     (LockedError, grpc.StatusCode.UNAVAILABLE),
+    (RemoteStoreError, grpc.StatusCode.UNAVAILABLE),
     (ExtraMissingError, grpc.StatusCode.FAILED_PRECONDITION),
     (DataError, grpc.StatusCode.INVALID_ARGUMENT),
     (ExtensionMissingError, grpc.StatusCode.FAILED_PRECONDITION),

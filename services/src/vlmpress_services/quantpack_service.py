@@ -14,13 +14,13 @@ from vlmpress_services.errors import InvalidRequestError
 from vlmpress_services.serving.executor import BoundedExecutor
 from vlmpress_services.serving.interceptors import Context
 from vlmpress_services.serving.service import Host, Service
-from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.interface import ArtifactStore
 
 
 class QuantpackService(Service, pb_grpc.QuantpackServiceServicer):
     """Reads packed models."""
 
-    def __init__(self, store: LocalStore) -> None:
+    def __init__(self, store: ArtifactStore) -> None:
         self._store = store
         self._executor = BoundedExecutor("quantpack")
 

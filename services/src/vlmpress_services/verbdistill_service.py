@@ -22,7 +22,7 @@ from vlmpress_services.serving.executor import BoundedExecutor
 from vlmpress_services.serving.interceptors import Context
 from vlmpress_services.serving.model_host import ModelHost
 from vlmpress_services.serving.service import Host, Service
-from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.interface import ArtifactStore
 
 MAX_PIXELS, MAX_WORDS, MAX_LIKELIEST = 1 << 25, 256, 64
 DEFAULT_WORDS, DEFAULT_LIKELIEST = 16, 5
@@ -57,7 +57,7 @@ class Speaker:
 class VerbDistillService(Service, pb_grpc.VerbDistillServiceServicer):
     """Draws teacher targets, and lets layers speak."""
 
-    def __init__(self, store: LocalStore, models: ModelHost[Speaker]) -> None:
+    def __init__(self, store: ArtifactStore, models: ModelHost[Speaker]) -> None:
         self._executor = BoundedExecutor("verbdistill")
         self._store, self._models = store, models
 
@@ -89,6 +89,7 @@ class VerbDistillService(Service, pb_grpc.VerbDistillServiceServicer):
 def build(host: Host) -> Service:
     """The service over the server's store."""
     models = ModelHost(host.store, Speaker, host.max_models)
+    host.loaded.append(models.loaded)
     host.metrics.read("models_loaded", "Models in memory.", "service", lambda: {"verbdistill": len(models.loaded())})
     return VerbDistillService(host.store, models)
 

@@ -12,7 +12,7 @@ from vlmpress_services.errors import ServicesError
 from vlmpress_services.jobs.lines import Listener, details_of
 from vlmpress_services.jobs.logs import AttemptLog, commit_logs, drop_logs, log_folder
 from vlmpress_services.jobs.table import Attempt, JobTable
-from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.interface import ArtifactStore
 
 # A server that follows a worker again hears all it ever said.
 REPORT_INTERVAL_S = 0.25
@@ -30,7 +30,7 @@ class Attendance:
         max_attempts: How many attempts may be lost before the job fails.
     """
 
-    def __init__(self, table: JobTable, store: LocalStore, attempt: Attempt, max_attempts: int) -> None:
+    def __init__(self, table: JobTable, store: ArtifactStore, attempt: Attempt, max_attempts: int) -> None:
         self._table, self._store, self._attempt = table, store, attempt
         self._max_attempts = max_attempts
         self._folder = log_folder(store.root, attempt.job_id)

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress_services.jobs.table import Attempt
-from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.interface import ArtifactStore
 
 PART_BYTES = 1 << 20
 LEFT_OUT = b"\n... the middle of this log was left out ...\n"
@@ -75,7 +75,7 @@ def attempt_texts(folder: Path) -> dict[int, bytes]:
     return texts
 
 
-def commit_logs(store: LocalStore, folder: Path, attempt: Attempt) -> str:
+def commit_logs(store: ArtifactStore, folder: Path, attempt: Attempt) -> str:
     """Makes an artifact of what a job's attempts printed, a file `attempt-NUMBER.log` each; gives its digest."""
     producer = (DISTRIBUTION, version(DISTRIBUTION))
     with store.draft() as draft:

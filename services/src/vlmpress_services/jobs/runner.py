@@ -10,7 +10,7 @@ from vlmpress_services.jobs.attending import Attendance
 from vlmpress_services.jobs.locks import JobLock
 from vlmpress_services.jobs.places import Place
 from vlmpress_services.jobs.table import Attempt, JobTable
-from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.interface import ArtifactStore
 
 POLL_INTERVAL_S = 0.1
 LEFT_INTERVAL_S = 1.0
@@ -34,7 +34,7 @@ class JobRunner:
     def __init__(
         self,
         table: JobTable,
-        store: LocalStore,
+        store: ArtifactStore,
         places: Mapping[str, Place],
         *,
         place: str = "local",

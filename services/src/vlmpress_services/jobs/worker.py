@@ -20,6 +20,7 @@ from vlmpress_services.jobs.lines import Speaker
 from vlmpress_services.jobs.progress import Details
 from vlmpress_services.jobs.work import do_work
 from vlmpress_services.serving.process import call_at_stdin_end, claim_stdout
+from vlmpress_services.store.interface import ArtifactStore
 from vlmpress_services.store.local import LocalStore
 
 REPORT_INTERVAL_S = 0.5
@@ -28,7 +29,7 @@ _EXPECTED = (ServicesError, ArtifactError, DataError, UserError, PackageError, O
 _log = logging.getLogger(__name__)
 
 
-def work(spec: pb.JobSpec, store: LocalStore, speaker: Speaker) -> None:
+def work(spec: pb.JobSpec, store: ArtifactStore, speaker: Speaker) -> None:
     """Does a job's work and says how far it is and how it went."""
     report = _Reporter(speaker)
     try:

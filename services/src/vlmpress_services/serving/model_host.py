@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from vlmpress.artifact import Artifact, verify
 from vlmpress_services.errors import InvalidRequestError, OverloadedError
 from vlmpress_services.serving.executor import BoundedExecutor
-from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.interface import ArtifactStore
 
 M = TypeVar("M")
 MODEL_KINDS = ("model", "edge_model", "quantized_model")
@@ -36,7 +36,7 @@ class _Entry(Generic[M]):
 class ModelHost(Generic[M]):
     """Keeps at most `capacity` models of a store loaded."""
 
-    def __init__(self, store: LocalStore, load: Callable[[Path], M], capacity: int) -> None:
+    def __init__(self, store: ArtifactStore, load: Callable[[Path], M], capacity: int) -> None:
         self._store = store
         self._load = load
         self._capacity = capacity

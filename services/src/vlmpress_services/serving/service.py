@@ -1,13 +1,14 @@
 """What a server asks of each service it hosts."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import grpc
 
 from vlmpress_services.serving.images import ImagesConfig
 from vlmpress_services.serving.metrics import Metrics
-from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.interface import ArtifactStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,9 +25,10 @@ class Host:
         job_cluster: Address of a Ray cluster's Jobs API, for example "http://head:8265"; empty: none.
         images: What images a request may bring.
         metrics: Where a service counts what only it knows.
+        loaded: Each gives the digests that a service holds in memory; services add theirs, garbage collection asks.
     """
 
-    store: LocalStore
+    store: ArtifactStore
     max_models: int = 8
     max_batch: int = 64
     max_jobs: int = 1
@@ -35,6 +37,7 @@ class Host:
     job_cluster: str = ""
     images: ImagesConfig = field(default_factory=ImagesConfig)
     metrics: Metrics = field(default_factory=Metrics)
+    loaded: list[Callable[[], Iterable[str]]] = field(default_factory=list)
 
 
 class Service(ABC):

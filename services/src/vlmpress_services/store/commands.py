@@ -7,28 +7,26 @@ from typing import Annotated, Any
 import typer
 from google.protobuf import json_format
 
-from vlmpress.artifact import Artifact, ArtifactError, read, verify
+from vlmpress.artifact import Artifact, ArtifactError, ArtifactFaultError, read, verify
 from vlmpress.cli import CheckFailedError, UserError, progress
+from vlmpress_services.clients.connection import Connection
+from vlmpress_services.clients.options import connected
 from vlmpress_services.errors import InvalidRequestError, NotFoundError
 from vlmpress_services.garbage import roots
-from vlmpress_services.store.interface import Described, Expected
+from vlmpress_services.store.interface import ArtifactStore, Described, Expected
 from vlmpress_services.store.local import LocalStore
 from vlmpress_services.store.names import check_tag
+from vlmpress_services.store.opening import is_remote, open_store
 
 DEFAULT_STORE = Path("build/demo/store")
 
 app = typer.Typer(no_args_is_help=True, help="Show, check, list, name, delete, push and pull artifacts.")
 
-StoreOption = Annotated[Path, typer.Option("--store", help="Root of the store.")]
+StoreOption = Annotated[str, typer.Option("--store", help="Folder of the store, or s3://... or gs://...")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 RefArgument = Annotated[str, typer.Argument(metavar="REF", help="Digest, tag or artifact directory.")]
 
 
-ServerOption = Annotated[str | None, typer.Option("--server", help="HOST:PORT of `vlmpress serve`.")]
-TokenOption = Annotated[Path | None, typer.Option("--token-file", help="File with the bearer token.")]
-CaOption = Annotated[Path | None, typer.Option("--ca", help="PEM file of who signed the server's certificate.")]
-CertOption = Annotated[Path | None, typer.Option("--cert", help="PEM file of this client's certificate.")]
-KeyOption = Annotated[Path | None, typer.Option("--key", help="PEM file of its key.")]
 ExpectedOption = Annotated[
     str | None, typer.Option("--expect", help="Only if the tag points at this digest now; '' for no such tag.")
 ]
@@ -36,9 +34,9 @@ NameArgument = Annotated[str, typer.Argument(metavar="TAG", help="Name of the ta
 
 
 @app.command()
-def show(ref: RefArgument, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+def show(ref: RefArgument, store: StoreOption = str(DEFAULT_STORE), as_json: JsonOption = False) -> None:
     """Shows what one artifact is, what it was made from and what was measured."""
-    artifact = read(_find(LocalStore(store), ref))
+    artifact = read(_find(open_store(store, writable=False), ref))
     if as_json:
         typer.echo(json.dumps({"digest": artifact.digest, "path": str(artifact.path), "manifest": _fields(artifact)}))
         return
@@ -58,32 +56,29 @@ def show(ref: RefArgument, store: StoreOption = DEFAULT_STORE, as_json: JsonOpti
 @app.command("verify")
 def verify_command(
     ref: Annotated[str | None, typer.Argument(metavar="[REF]", help="Digest, tag or directory; none: all.")] = None,
-    store: StoreOption = DEFAULT_STORE,
+    store: StoreOption = str(DEFAULT_STORE),
 ) -> None:
     """Checks every byte of an artifact, or of all in the store; exit code 1 and one line on a fault."""
-    local = LocalStore(store)
-    refs = [ref] if ref is not None else list(_existing(local).digests())
+    opened = open_store(store, writable=False)
+    refs = [ref] if ref is not None else list(_existing(store, writable=False).digests())
     for item in refs:
-        path = _find(local, item)
         try:
-            artifact = verify(path)
+            artifact = _verified(opened, item)
         except ArtifactError as error:
             raise CheckFailedError(str(error)) from error
-        if path.parent == local.root / "artifacts" and path.name != artifact.digest:
-            raise CheckFailedError(f"{path}: expected a manifest of that digest, got {artifact.digest}")
         typer.echo(f"ok {artifact.manifest.kind} {artifact.digest}")
 
 
 @app.command("list")
 def list_command(
     kind: Annotated[str | None, typer.Option(help="Only artifacts of this kind.")] = None,
-    store: StoreOption = DEFAULT_STORE,
+    store: StoreOption = str(DEFAULT_STORE),
     as_json: JsonOption = False,
 ) -> None:
     """Lists the artifacts of a store by digest."""
-    local = _existing(LocalStore(store))
-    tags = local.tags()
-    _echo_rows([_row(artifact, tags) for artifact in local.list(kind)], as_json)
+    opened = _existing(store, writable=False)
+    tags = opened.tags()
+    _echo_rows([_row(artifact, tags) for artifact in opened.list(kind)], as_json)
 
 
 @app.command()
@@ -91,20 +86,20 @@ def tag(
     name: NameArgument,
     ref: Annotated[str, typer.Argument(metavar="REF", help="Digest or tag to point at.")],
     expected: ExpectedOption = None,
-    store: StoreOption = DEFAULT_STORE,
+    store: StoreOption = str(DEFAULT_STORE),
 ) -> None:
     """Points a tag of a store at an artifact."""
-    local = _existing(LocalStore(store))
-    digest = local.find(ref).digest
-    local.tag(name, digest, None if expected is None else Expected(expected or None))
+    opened = _existing(store)
+    digest = opened.find(ref).digest
+    opened.tag(name, digest, None if expected is None else Expected(expected or None))
     typer.echo(f"{name} {digest}")
 
 
 @app.command()
-def untag(name: NameArgument, expected: ExpectedOption = None, store: StoreOption = DEFAULT_STORE) -> None:
+def untag(name: NameArgument, expected: ExpectedOption = None, store: StoreOption = str(DEFAULT_STORE)) -> None:
     """Removes a tag of a store, not the artifact."""
-    local = _existing(LocalStore(store))
-    if not local.untag(name, None if expected is None else Expected(expected or None)):
+    opened = _existing(store)
+    if not opened.untag(name, None if expected is None else Expected(expected or None)):
         raise UserError(f"{name}: expected a tag in {store}, got none")
 
 
@@ -112,55 +107,49 @@ def untag(name: NameArgument, expected: ExpectedOption = None, store: StoreOptio
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     min_age_hours: Annotated[float, typer.Option(min=0, help="Artifacts younger than this stay.")] = 24.0,
-    store: StoreOption = DEFAULT_STORE,
+    store: StoreOption = str(DEFAULT_STORE),
     as_json: JsonOption = False,
 ) -> None:
     """Deletes the artifacts of a store that no tag, job, step or other artifact leads to."""
-    local = _existing(LocalStore(store))
-    tags = local.tags()
-    found = local.collect_garbage(lambda: roots(local.root), min_age_hours * 3600, dry_run=dry_run)
+    opened = _existing(store)
+    tags = opened.tags()
+    found = opened.collect_garbage(lambda: roots(opened.root), min_age_hours * 3600, dry_run=dry_run)
     _echo_rows([_row(artifact, tags) for artifact in found], as_json)
 
 
 @app.command()
+@connected
 def push(
     ref: RefArgument,
     tag: Annotated[str, typer.Option(help="Tag on the server; default: none.")] = "",
-    store: StoreOption = DEFAULT_STORE,
-    server: ServerOption = None,
-    token_file: TokenOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    store: StoreOption = str(DEFAULT_STORE),
+    *,
+    connection: Connection,
 ) -> None:
     """Sends an artifact to a server; goes on where an earlier push broke off."""
-    from vlmpress_services.clients import ArtifactClient, find_connection
+    from vlmpress_services.clients import ArtifactClient
 
-    path = _find(LocalStore(store), ref)
-    connection = find_connection(server, token_file=token_file, ca=ca, cert=cert, key=key)
+    path = _find(open_store(store, writable=False), ref)
     with ArtifactClient(connection) as client, progress("push") as shown:
         typer.echo(client.push(path, tag, shown.update))
 
 
 @app.command()
+@connected
 def pull(
     ref: Annotated[str, typer.Argument(metavar="REF", help="Digest or tag on the server.")],
     tag: Annotated[str, typer.Option(help="Tag in the store; default: none.")] = "",
-    store: StoreOption = DEFAULT_STORE,
-    server: ServerOption = None,
-    token_file: TokenOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    store: StoreOption = str(DEFAULT_STORE),
+    *,
+    connection: Connection,
 ) -> None:
     """Fetches an artifact from a server into a store; goes on where an earlier pull broke off."""
-    from vlmpress_services.clients import ArtifactClient, find_connection
+    from vlmpress_services.clients import ArtifactClient
 
     if tag:
         check_tag(tag)
-    connection = find_connection(server, token_file=token_file, ca=ca, cert=cert, key=key)
     with ArtifactClient(connection) as client, progress("pull") as shown:
-        typer.echo(client.pull(ref, LocalStore(store), tag, shown.update).digest)
+        typer.echo(client.pull(ref, open_store(store), tag, shown.update).digest)
 
 
 def _echo_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -171,16 +160,27 @@ def _echo_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         typer.echo(f"{row['digest']} {row['kind']:<16} {row['size_bytes']:>12} {' '.join(row['tags'])}".rstrip())
 
 
-def _existing(store: LocalStore) -> LocalStore:
-    if not store.root.is_dir():
-        raise UserError(f"{store.root}: expected an artifact store, got no directory; give one with --store")
-    return store
+def _existing(location: str, *, writable: bool = True) -> ArtifactStore:
+    if not is_remote(location) and not Path(location).is_dir():
+        raise UserError(f"{location}: expected an artifact store, got no directory; give one with --store")
+    return open_store(location, writable=writable)
 
 
-def _find(store: LocalStore, ref: str) -> Path:
+def _verified(store: ArtifactStore, ref: str) -> Artifact:
+    if not isinstance(store, LocalStore):
+        return store.verify(ref)
+    path = _find(store, ref)
+    artifact = verify(path)
+    if path.parent == store.root / "artifacts" and path.name != artifact.digest:
+        raise ArtifactFaultError(f"{path}: expected a manifest of that digest, got {artifact.digest}")
+    return artifact
+
+
+def _find(store: ArtifactStore, ref: str) -> Path:
     """Folder of an artifact; a store's own names go before a directory of the same name."""
     try:
-        return store.locate(ref)
+        # Nothing is read, so that a damaged one is found too.
+        return store.locate(ref) if isinstance(store, LocalStore) else store.resolve(ref).path
     except (NotFoundError, InvalidRequestError) as error:
         path = Path(ref)
         if path.is_dir():

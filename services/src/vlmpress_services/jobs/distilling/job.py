@@ -20,7 +20,7 @@ from vlmpress.artifact import COMPRESSION_FILE, POLICY_FILE, Artifact, digest_by
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
 from vlmpress_services.jobs.progress import Report
-from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.interface import ArtifactStore
 from vlmpress_services.workers.group import OnReport, TeacherGroup, WorkerGroup
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ NOT_TRAINED = {POLICY_FILE: "a token reducer's policy", COMPRESSION_FILE: "a com
 RECORD = "distilling.json"
 
 
-def check_distill(job: pb.DistillJob, store: LocalStore) -> None:
+def check_distill(job: pb.DistillJob, store: ArtifactStore) -> None:
     """Refuses what cannot become a job.
 
     Raises:
@@ -72,7 +72,7 @@ def check_distill(job: pb.DistillJob, store: LocalStore) -> None:
         check_pair(config)
 
 
-def do_distill(job: pb.DistillJob, store: LocalStore, report: Report) -> str:
+def do_distill(job: pb.DistillJob, store: ArtifactStore, report: Report) -> str:
     """Distils; gives the digest of the model."""
     artifacts = {role: store.verify(artifact.digest) for role, artifact in _resolved(job, store).items()}
     folder = store.root / "runs" / f"distill-{_run_digest(job, artifacts)[:32]}"
@@ -84,7 +84,7 @@ def do_distill(job: pb.DistillJob, store: LocalStore, report: Report) -> str:
     return _publish(job, store, artifacts, plan, outcome)
 
 
-def _resolved(job: pb.DistillJob, store: LocalStore) -> dict[str, Artifact]:
+def _resolved(job: pb.DistillJob, store: ArtifactStore) -> dict[str, Artifact]:
     kinds = {"teacher": MODEL_KINDS, "student": MODEL_KINDS, "dataset": ("dataset",)}
     if job.teacher_verbalizers:
         kinds["teacher_verbalizers"] = ("verbalizers",)
@@ -195,7 +195,7 @@ def _passing_on(report: Report) -> OnReport:
 
 
 def _publish(
-    job: pb.DistillJob, store: LocalStore, artifacts: dict[str, Artifact], plan: "DistillPlan", outcome: "Outcome"
+    job: pb.DistillJob, store: ArtifactStore, artifacts: dict[str, Artifact], plan: "DistillPlan", outcome: "Outcome"
 ) -> str:
     """Model, report and verbalizers as artifacts; what was needed to go on is removed."""
     from verbdistill.seeing.report import write_report

@@ -14,7 +14,7 @@ from vlmpress.quantpack.v1 import quantpack_pb2
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
 from vlmpress_services.jobs.progress import OnProgress, settings_done, trials_done, weights_done
 from vlmpress_services.store.incoming import incoming_folder
-from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.interface import ArtifactStore
 
 if TYPE_CHECKING:
     from quantpack import EcmSearch, Recipe, Scheme
@@ -26,7 +26,7 @@ MAX_QUESTIONS, MAX_SETTINGS, MAX_NAME_CHARS = 100_000, 256, 64
 SWEEP_FIELDS, SWEEP_PICTURE = "sweep.json", "sweep.svg"
 
 
-def check_pack(job: pb.PackJob, store: LocalStore) -> None:
+def check_pack(job: pb.PackJob, store: ArtifactStore) -> None:
     """Refuses what cannot become a job; the worker refuses recipes that do not exist, for that takes quantpack.
 
     Raises:
@@ -50,7 +50,7 @@ def check_pack(job: pb.PackJob, store: LocalStore) -> None:
     _check_numbers(job)
 
 
-def check_sweep(job: pb.SweepJob, store: LocalStore) -> None:
+def check_sweep(job: pb.SweepJob, store: ArtifactStore) -> None:
     """As `check_pack`."""
     _check_kind(store.resolve(job.model), *MODEL_KINDS)
     _check_kind(store.resolve(job.dataset), "dataset")
@@ -71,7 +71,7 @@ def check_sweep(job: pb.SweepJob, store: LocalStore) -> None:
         names.add(setting.name)
 
 
-def do_pack(job: pb.PackJob, store: LocalStore, on_progress: OnProgress) -> str:
+def do_pack(job: pb.PackJob, store: ArtifactStore, on_progress: OnProgress) -> str:
     """Packs; gives the digest of the pack."""
     with _quantpack_installed("pack"):
         from quantpack.wire import ecm_search_from_proto, recipe_from_proto, scheme_from_proto
@@ -93,7 +93,7 @@ def do_pack(job: pb.PackJob, store: LocalStore, on_progress: OnProgress) -> str:
         return store.publish(pack_artifact(model, folder / "artifact", how, data, report)).digest
 
 
-def do_sweep(job: pb.SweepJob, store: LocalStore, on_progress: OnProgress) -> str:
+def do_sweep(job: pb.SweepJob, store: ArtifactStore, on_progress: OnProgress) -> str:
     """Sweeps; gives the digest of the report."""
     with _quantpack_installed("sweep"):
         from quantpack import standard_settings

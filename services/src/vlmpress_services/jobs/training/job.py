@@ -18,7 +18,7 @@ from vlmpress.artifact.extensions import POLICY_FILE
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
 from vlmpress_services.jobs.progress import Report
-from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.interface import ArtifactStore
 from vlmpress_services.workers.group import OnReport, WorkerGroup
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MAX_WORKERS, MAX_STAGES, MAX_SETTINGS_CHARS, MAX_SEED = 256, 64, 65_536, 2**32 -
 SCHEDULE, RECORD = "schedule.json", "training.json"
 
 
-def check_train(job: pb.TrainJob, store: LocalStore) -> None:
+def check_train(job: pb.TrainJob, store: ArtifactStore) -> None:
     """Refuses what cannot become a job.
 
     Raises:
@@ -62,7 +62,7 @@ def check_train(job: pb.TrainJob, store: LocalStore) -> None:
         check_plan(plan_of(job, model.path, dataset.path, Path(folder)))
 
 
-def do_train(job: pb.TrainJob, store: LocalStore, report: Report) -> str:
+def do_train(job: pb.TrainJob, store: ArtifactStore, report: Report) -> str:
     """Trains; gives the digest of the model."""
     with _stagetrain_installed():
         from vlmpress_services.jobs.training.settings import plan_of
@@ -134,7 +134,7 @@ def _passing_on(report: Report) -> OnReport:
 
 def _publish(
     job: pb.TrainJob,
-    store: LocalStore,
+    store: ArtifactStore,
     parents: tuple[Artifact, Artifact],
     folder: Path,
     outcome: "Outcome",

@@ -1,0 +1,63 @@
+"""Stores by where they are."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
+from vlmpress_services.store.interface import ArtifactStore
+from vlmpress_services.store.local import LocalStore
+
+_URL = re.compile(r"([a-z0-9+]+)://.+")
+SCHEMES = ("s3", "gs")
+
+
+def is_remote(location: str | Path) -> bool:
+    """Whether this is a URL and not a folder."""
+    return _URL.fullmatch(str(location)) is not None
+
+
+def open_store(
+    location: str | Path, *, root: Path | None = None, sole_writer: bool = False, writable: bool = True
+) -> ArtifactStore:
+    """The store in a folder, or in a bucket: s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.
+
+    A bucket's credentials, region and endpoint come from the environment (AWS_*, GOOGLE_*).
+
+    Args:
+        location: Folder or URL.
+        root: Folder of this machine for what a remote store keeps here; None: one of its own under
+            VLMPRESS_CACHE, by default ~/.cache/vlmpress.
+        sole_writer: Nobody else writes to the bucket, so it need not hold conditions on writes.
+        writable: Find out now whether the bucket holds them; False for who only reads.
+
+    Raises:
+        InvalidRequestError: A URL of another kind.
+        ExtraMissingError: obstore is not installed.
+        RemoteStoreError: The bucket ignores conditions, or cannot be reached.
+    """
+    if not is_remote(location):
+        return LocalStore(Path(location))
+    url = str(location).rstrip("/")
+    if url.partition("://")[0] not in SCHEMES:
+        raise InvalidRequestError(f"store: expected a folder, s3://... or gs://..., got {url[:160]!r}")
+    try:
+        from obstore.store import from_url
+
+        from vlmpress_services.store.objects import ObjectStore
+        from vlmpress_services.store.remote import Bucket
+    except ImportError as error:
+        raise ExtraMissingError(
+            "store: obstore is not installed; pip install 'vlmpress-services[objectstore]'"
+        ) from error
+    bucket = Bucket(from_url(url), sole_writer=sole_writer)
+    if writable:
+        bucket.probe()
+    return ObjectStore(bucket, root or _cache_folder(url))
+
+
+def _cache_folder(url: str) -> Path:
+    base = os.environ.get("VLMPRESS_CACHE")
+    folder = Path(base) if base else Path.home() / ".cache" / "vlmpress"
+    return folder / hashlib.sha256(url.encode()).hexdigest()[:32]
