@@ -30,13 +30,19 @@ def test_exactly_what_the_contract_lets_repeat_is_repeated() -> None:
 
 def test_pauses_grow_and_end() -> None:
     away = ServiceError("UNAVAILABLE", "away")
-    breaks = Breaks(max_in_row=4, first_s=0.1, longest_s=0.5)
-    for longest_s in (0.1, 0.2, 0.4, 0.5):
-        assert longest_s / 2 <= breaks.pause_s(away) <= longest_s
-    with pytest.raises(ServiceError, match="away"):
-        breaks.pause_s(away)
+    breaks = Breaks(max_first=2, max_in_row=5, first_s=0.1, longest_s=0.5)
+    for limits in ((0.1, 0.2), (0.1, 0.2, 0.4, 0.5, 0.5), (0.1, 0.2, 0.4, 0.5, 0.5)):
+        for longest_s in limits:
+            assert longest_s / 2 <= breaks.pause_s(away) <= longest_s
+        with pytest.raises(ServiceError, match="away"):
+            breaks.pause_s(away)
+        breaks.reset()
+
+
+def test_a_stream_waits_for_a_server_that_is_started_again() -> None:
+    breaks = Breaks()
     breaks.reset()
-    assert breaks.pause_s(away) <= 0.1
+    assert sum(breaks.pause_s(ServiceError("UNAVAILABLE", "away")) for _ in range(16)) > 60
 
 
 def test_a_server_that_sheds_load_is_asked_when_it_says() -> None:

@@ -70,12 +70,14 @@ class Breaks:
     """Counts the breaks of one stream since it last brought something.
 
     Args:
-        max_in_row: After so many without anything between them, the next one is final.
+        max_first: After so many before it brought anything at all, the next one is final: is the address right?
+        max_in_row: After so many later on, the next one is final; by default a server may be away for a minute or two.
         first_s: Pause after the first break, seconds; it doubles up to `longest_s`.
         longest_s: As said.
     """
 
-    def __init__(self, max_in_row: int = 8, first_s: float = 0.1, longest_s: float = 5.0) -> None:
+    def __init__(self, max_first: int = 6, max_in_row: int = 16, first_s: float = 0.1, longest_s: float = 15.0) -> None:
+        self._limit = max_first
         self._max_in_row = max_in_row
         self._first_s = first_s
         self._longest_s = longest_s
@@ -84,11 +86,12 @@ class Breaks:
     def reset(self) -> None:
         """The stream brought something."""
         self._in_row = 0
+        self._limit = self._max_in_row
 
     def pause_s(self, error: ServiceError) -> float:
         """Seconds to wait before the stream is taken up again; raises the error where that is of no use."""
         is_shed = error.code == "RESOURCE_EXHAUSTED" and error.retry_after_s is not None
-        if self._in_row >= self._max_in_row or not (is_shed or error.code in BROKEN_CODES):
+        if self._in_row >= self._limit or not (is_shed or error.code in BROKEN_CODES):
             raise error
         pause_s = min(self._first_s * 2**self._in_row, self._longest_s)
         self._in_row += 1
