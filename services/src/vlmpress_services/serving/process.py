@@ -57,9 +57,9 @@ def serve(config: ServerConfig, *, exit_with_stdin: bool, quiet: bool = False) -
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     stdout = claim_stdout()
     asyncio.run(_serve(config, stdout, exit_with_stdin))
-    if any(thread.is_alive() and not thread.daemon for thread in threading.enumerate()[1:]):
-        # A model is in the middle of a token or a load; the interpreter would wait for it.
-        _leave()
+    # A model may be in the middle of a token or a load, for which the interpreter would wait; and where calls were
+    # cut off, gRPC's own end has been seen to take 8 s.
+    _leave()
 
 
 async def _serve(config: ServerConfig, stdout: int, exit_with_stdin: bool) -> None:

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from vlmpress_services.errors import ListenError
 from vlmpress_services.serving.access import Access
 from vlmpress_services.serving.configuration import ServerConfig
+from vlmpress_services.serving.endpoint import Endpoint
 from vlmpress_services.serving.interceptors import CallInterceptor
 from vlmpress_services.serving.logs import log_access
 from vlmpress_services.serving.methods import methods_of
@@ -50,7 +51,6 @@ class Server:
         # Absolute, so that it can be told apart in error texts, and workers find it from anywhere.
         self._root = config.store.resolve()
         self._credentials = None if config.tls is None else server_credentials(config.tls)
-        self._access = Access(None if config.tokens is None else TokenFile(config.tokens))
         self._metrics = Metrics()
         self._exporter = ExitStack()
         host = Host(
@@ -66,7 +66,15 @@ class Server:
         )
         self._services = {name: build_service(name, host) for name in config.services}
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._server: grpc.aio.Server | None = None
+        self._interceptor = CallInterceptor(
+            config,
+            methods_of(config.services),
+            Access(None if config.tokens is None else TokenFile(config.tokens)),
+            self._root,
+            began=(self._metrics.began,),
+            ended=(self._metrics.ended, log_access),
+        )
+        self._endpoint = Endpoint(self._made, self._bind)
 
     async def start(self) -> None:
         """Listens; `address` is then "host:port" and the health of "" and of each service is SERVING.
@@ -74,8 +82,28 @@ class Server:
         Raises:
             ListenError: The address is taken or is none of this machine's.
         """
-        server = self._server = grpc.aio.server(
-            interceptors=(self._interceptor(),),
+        self.address = self._endpoint.bind(self.config.listen)
+        if self.config.metrics:
+            exporter = exported(self._metrics, self.config.metrics_address)
+            self.metrics_address = self._exporter.enter_context(exporter)
+        for service in self._services.values():
+            await service.start()
+        for name in ("", *(SERVICES[name] for name in self.config.services)):
+            await self._health.set(name, _SERVING)
+        await self._endpoint.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """NOT_SERVING first, then no new calls; running ones get `grace_s` to end, and are then cancelled."""
+        await self._health.enter_graceful_shutdown()
+        draining = [service.drain() for service in self._services.values()]
+        await asyncio.gather(self._endpoint.stop(grace_s), *draining)
+        for service in self._services.values():
+            await service.close()
+        self._exporter.close()
+
+    def _made(self) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            interceptors=(self._interceptor,),
             options=(
                 ("grpc.max_receive_message_length", MESSAGE_SLACK * self.config.max_message_bytes),
                 # Without this a second server could share the port and take half of the calls.
@@ -86,40 +114,9 @@ class Server:
             service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._add_reflection(server)
-        port = self._bind(server)
-        if self.config.metrics:
-            exporter = exported(self._metrics, self.config.metrics_address)
-            self.metrics_address = self._exporter.enter_context(exporter)
-        for service in self._services.values():
-            await service.start()
-        await server.start()
-        for name in self.config.services:
-            await self._health.set(SERVICES[name], _SERVING)
-        await self._health.set("", _SERVING)
-        self.address = f"{self.config.host}:{port}"
+        return server
 
-    async def stop(self, grace_s: float) -> None:
-        """NOT_SERVING first, then no new calls; running ones get `grace_s` to end, and are then cancelled."""
-        await self._health.enter_graceful_shutdown()
-        draining = [service.drain() for service in self._services.values()]
-        stopping = [] if self._server is None else [self._server.stop(grace_s)]
-        await asyncio.gather(*stopping, *draining)
-        for service in self._services.values():
-            await service.close()
-        self._exporter.close()
-
-    def _interceptor(self) -> CallInterceptor:
-        return CallInterceptor(
-            self.config,
-            methods_of(self.config.services),
-            self._access,
-            self._root,
-            began=(self._metrics.began,),
-            ended=(self._metrics.ended, log_access),
-        )
-
-    def _bind(self, server: grpc.aio.Server) -> int:
-        listen = self.config.listen
+    def _bind(self, server: grpc.aio.Server, listen: str) -> int:
         if self.config.insecure and not self.config.is_loopback:
             _log.warning("listening on %s without encryption or without access control", listen)
         try:
