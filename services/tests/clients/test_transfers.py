@@ -13,7 +13,7 @@ import pytest
 
 from vlmpress.artifact import Artifact, ArtifactFaultError, create
 from vlmpress.artifact.v1 import artifact_pb2
-from vlmpress_services.clients import ArtifactClient
+from vlmpress_services.clients import ArtifactClient, aio
 from vlmpress_services.errors import ServiceError
 from vlmpress_services.serving.server import Server, ServerConfig
 from vlmpress_services.store.checksum import crc32c
@@ -175,3 +175,36 @@ async def test_tags_and_garbage(address: str, store: LocalStore, add_log: Any) -
 
     await asyncio.to_thread(work)
     assert store.digests() == ()
+
+
+async def test_asyncio_does_the_same(address: str, store: LocalStore, made: Artifact, here: LocalStore) -> None:
+    seen: list[tuple[int, int]] = []
+    async with aio.ArtifactClient(address) as client:
+        assert await client.push(made.path, "it", lambda *at: seen.append(at)) == made.digest
+        assert seen[-1] == (made.size_bytes, made.size_bytes)
+        assert (await client.pull("it", here, "mine")).digest == made.digest
+        assert (await client.pull("it", here)).digest == made.digest
+        assert b"".join([data async for data in client.read_file("it", "small", 1)]) == b"ello"
+        assert [row.digest for row in await client.list()] == [made.digest]
+        assert (await client.tags(), await client.verify("it")) == ({"it": made.digest}, "")
+        with pytest.raises(ServiceError, match="ABORTED"):
+            await client.untag("it", "0" * 64)
+        assert await client.untag("it")
+        assert [row.digest for row in await client.collect_garbage(0)] == [made.digest]
+        (made.path / "small").write_bytes(b"jello")
+        with pytest.raises(ServiceError, match="SHA-256"):
+            await client.push(made.path)
+        (made.path / "small").write_bytes(b"he")
+        with pytest.raises(ArtifactFaultError, match="got 2"):
+            await client.push(made.path)
+    assert here.verify("mine").manifest == made.manifest
+    assert store.digests() == ()
+
+
+async def test_an_asyncio_push_goes_on_where_it_broke(address: str, store: LocalStore, made: Artifact) -> None:
+    proxy = BreakingProxy(address, [MIB // 2, 3 * MIB])
+    async with aio.ArtifactClient(proxy.address) as client:
+        await client.push(made.path)
+    proxy.close()
+    assert store.verify(made.digest).manifest == made.manifest
+    assert proxy.num_bytes < made.size_bytes + 2 * (MIB + 65536) + 65536
