@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 from edgevlm import Batcher, Engine, Failed, Finish, GenerationRequest
 from vlmpress.data import IMAGE_MARK, Record, question_type
 from vlmpress_services.datasets import read_evaluation
 from vlmpress_services.evaluating.shards import Answered, Shard
-from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.opening import open_store
 
 
 def answer_shard(location: str, shard: Shard) -> list[Answered]:
@@ -25,7 +24,7 @@ def answer_shard(location: str, shard: Shard) -> list[Answered]:
         edgevlm.EdgeVlmError: A question or its image is refused.
         vlmpress.data.DataError: The dataset's records are at fault.
     """
-    dataset = LocalStore(Path(location)).resolve(shard.dataset)
+    dataset = open_store(location).resolve(shard.dataset)
     records = read_evaluation(dataset.path)[shard.start : shard.stop]
     answers = answer_records(_engine(location, shard.model), records, shard.max_new_tokens)
     return [
@@ -70,4 +69,4 @@ def answer_records(engine: Engine, records: Sequence[Record], max_new_tokens: in
 # A worker does many shards of one model, one after another.
 @lru_cache(maxsize=1)
 def _engine(location: str, model: str) -> Engine:
-    return Engine.load(LocalStore(Path(location)).verify(model).path)
+    return Engine.load(open_store(location).verify(model).path)

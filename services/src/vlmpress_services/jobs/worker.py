@@ -21,7 +21,7 @@ from vlmpress_services.jobs.progress import Details
 from vlmpress_services.jobs.work import do_work
 from vlmpress_services.serving.process import call_at_stdin_end, claim_stdout
 from vlmpress_services.store.interface import ArtifactStore
-from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.opening import open_store
 
 REPORT_INTERVAL_S = 0.5
 _EXPECTED = (ServicesError, ArtifactError, DataError, UserError, PackageError, OSError)
@@ -78,7 +78,7 @@ def main() -> int:
     if arguments.exit_with_stdin:
         # The server holds the other end; when it dies, so does its work.
         call_at_stdin_end(lambda: os._exit(1))
-    work(pb.JobSpec.FromString(arguments.spec.read_bytes()), LocalStore(arguments.store), speaker)
+    work(pb.JobSpec.FromString(arguments.spec.read_bytes()), open_store(arguments.store), speaker)
     # Nothing is open any more; an interpreter that ends would only print where it was.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return 0

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from contextlib import ExitStack
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,7 +21,7 @@ from vlmpress_services.serving.registry import SERVICES, build_service
 from vlmpress_services.serving.service import Host
 from vlmpress_services.serving.tls import server_credentials
 from vlmpress_services.serving.tokens import TokenFile
-from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.opening import is_remote, open_store
 
 __all__ = ["Server", "ServerConfig"]
 
@@ -43,18 +44,21 @@ class Server:
 
     Raises:
         InvalidRequestError: The tokens' file or a certificate cannot be read.
+        RemoteStoreError: The store's bucket cannot be reached, or ignores conditions on writes.
     """
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.address = self.metrics_address = ""
         # Absolute, so that it can be told apart in error texts, and workers find it from anywhere.
-        self._root = config.store.resolve()
+        place = config.store if is_remote(config.store) else Path(config.store).resolve()
+        store = open_store(place, sole_writer=config.sole_writer)
+        self._root = store.root.resolve()
         self._credentials = None if config.tls is None else server_credentials(config.tls)
         self._metrics = Metrics()
         self._exporter = ExitStack()
         host = Host(
-            store=LocalStore(self._root),
+            store=open_store(self._root),
             max_models=config.max_models,
             max_batch=config.max_batch,
             max_jobs=config.jobs.max_jobs,

@@ -11,6 +11,7 @@ from vlmpress_services.store.local import LocalStore
 
 _URL = re.compile(r"([a-z0-9+]+)://.+")
 SCHEMES = ("s3", "gs")
+URL_FILE = "store.url"
 
 
 def is_remote(location: str | Path) -> bool:
@@ -23,7 +24,9 @@ def open_store(
 ) -> ArtifactStore:
     """The store in a folder, or in a bucket: s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.
 
-    A bucket's credentials, region and endpoint come from the environment (AWS_*, GOOGLE_*).
+    A folder with a file `store.url` that holds such a URL is this machine's side of a bucket: artifacts and tags are
+    there, jobs and what is fetched here. So a server, its jobs and commands find the bucket by one path. A bucket's
+    credentials, region and endpoint come from the environment (AWS_*, GOOGLE_*).
 
     Args:
         location: Folder or URL.
@@ -38,7 +41,10 @@ def open_store(
         RemoteStoreError: The bucket ignores conditions, or cannot be reached.
     """
     if not is_remote(location):
-        return LocalStore(Path(location))
+        folder = Path(location)
+        if not (folder / URL_FILE).is_file():
+            return LocalStore(folder)
+        location, root = (folder / URL_FILE).read_text(encoding="utf-8").strip(), root or folder
     url = str(location).rstrip("/")
     if url.partition("://")[0] not in SCHEMES:
         raise InvalidRequestError(f"store: expected a folder, s3://... or gs://..., got {url[:160]!r}")
