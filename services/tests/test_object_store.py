@@ -247,11 +247,15 @@ def test_a_bucket_that_ignores_conditions_takes_one_writer(open_bucket: Open, bu
     with pytest.raises(ConflictError):
         sole.tag("it", commit(sole, "b").digest, Expected(None))
     assert open_bucket(writable=False).verify("it").digest == made.digest
+    # As a job's worker does, which is told of the folder alone.
+    assert open_store(sole.root).untag("it")
 
 
 def test_probes_leave_nothing(open_bucket: Open) -> None:
     store: Any = open_bucket()
     assert list(store._bucket.list("probes")) == []
+    assert [path.name for path in store.root.iterdir()] == ["store.url"]
+    assert open_store(store.root).tags() == {}
 
 
 def test_a_bucket_that_is_not_there_is_an_error_of_one_line(open_bucket: Open, tmp_path: Path) -> None:

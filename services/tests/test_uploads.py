@@ -2,7 +2,9 @@
 
 import os
 import random
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +178,30 @@ def test_a_write_of_what_the_store_has_makes_it_young(store: LocalStore, made: A
     os.utime(there.path, (0, 0))
     assert store.start_write(manifest_json(made)) == (made.digest, None)
     assert time.time() - there.path.stat().st_mtime < 3600
+
+
+def test_a_file_stays_open_until_its_chunk_is_written(
+    store: LocalStore, made: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store.start_write(manifest_json(made))
+    data = (made.path / "z.bin").read_bytes()
+    writing, closed = threading.Event(), threading.Event()
+    append = uploads.PartFile._append
+
+    def slow(self: Any, offset: int, piece: bytes) -> None:
+        writing.set()
+        closed.wait(10)
+        append(self, offset, piece)
+
+    monkeypatch.setattr(uploads.PartFile, "_append", slow)
+    with ThreadPoolExecutor(1) as pool:
+        with store.uploads.open(made.digest, "z.bin") as part:
+            written = pool.submit(part.write, 0, data[:100], crc32c(data[:100]))
+            writing.wait(10)
+        with (tmp_path / "other").open("wb"):  # would get the number of a file that was closed
+            closed.set()
+            assert written.result() == 100
+    assert (tmp_path / "other").read_bytes() == b""
+    assert store.uploads.status(made.digest)[-1].persisted_size == 100
+    with pytest.raises(InvalidRequestError, match="closed"):
+        part.write(100, data[100:], crc32c(data[100:]))

@@ -4,6 +4,7 @@
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import ExitStack
 from typing import ParamSpec, TypeVar
 
 import grpc
@@ -23,7 +24,6 @@ from vlmpress_services.store.uploads import FileStatus
 CHUNK_BYTES = 1 << 20
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
-DEFAULT_MIN_AGE_S = 24 * 3600.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 P = ParamSpec("P")
@@ -89,6 +89,8 @@ class ArtifactService(Service, pb_grpc.ArtifactServiceServicer):
 
     async def StartWrite(self, request: pb.StartWriteRequest, context: Context) -> pb.StartWriteResponse:
         """Begins a write, or finds the one that has begun."""
+        if not request.manifest_json:
+            raise InvalidRequestError("manifest_json: expected a manifest, got none")
         digest, files = await _write(self._store.start_write, request.manifest_json)
         return pb.StartWriteResponse(digest=digest, already_there=files is None, files=_statuses(files or []))
 
@@ -99,7 +101,8 @@ class ArtifactService(Service, pb_grpc.ArtifactServiceServicer):
         first = await anext(request_iterator, None)
         if first is None:
             raise InvalidRequestError("WriteFile: expected a chunk, got none")
-        with self._store.uploads.open(first.digest, first.path) as part:
+        with ExitStack() as opened:
+            part = await _write(opened.enter_context, self._store.uploads.open(first.digest, first.path))
             request: pb.WriteFileRequest | None = first
             while request is not None:
                 if request.digest not in ("", first.digest) or request.path not in ("", first.path):
@@ -148,9 +151,9 @@ class ArtifactService(Service, pb_grpc.ArtifactServiceServicer):
 
     async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
         """Deletes the artifacts that nothing leads to."""
-        min_age_s = DEFAULT_MIN_AGE_S
-        if request.HasField("min_age"):
-            min_age_s = request.min_age.seconds + request.min_age.nanos / 1e9
+        if not request.HasField("min_age"):
+            raise InvalidRequestError("min_age: expected a duration, got none")
+        min_age_s = request.min_age.seconds + request.min_age.nanos / 1e9
         if min_age_s < 0:
             raise InvalidRequestError(f"min_age: expected at least 0 s, got {min_age_s:g}")
         loaded = set(self._loaded())

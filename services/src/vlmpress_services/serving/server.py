@@ -58,7 +58,7 @@ class Server:
         self._metrics = Metrics()
         self._exporter = ExitStack()
         host = Host(
-            store=open_store(self._root),
+            store=store,
             max_models=config.max_models,
             max_batch=config.max_batch,
             max_jobs=config.jobs.max_jobs,

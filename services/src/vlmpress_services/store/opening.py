@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+from vlmpress.artifact import whole_file
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
 from vlmpress_services.store.interface import ArtifactStore
 from vlmpress_services.store.local import LocalStore
@@ -12,6 +13,7 @@ from vlmpress_services.store.local import LocalStore
 _URL = re.compile(r"([a-z0-9+]+)://.+")
 SCHEMES = ("s3", "gs")
 URL_FILE = "store.url"
+SOLE_WRITER = "sole writer"
 
 
 def is_remote(location: str | Path) -> bool:
@@ -24,9 +26,10 @@ def open_store(
 ) -> ArtifactStore:
     """The store in a folder, or in a bucket: s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.
 
-    A folder with a file `store.url` that holds such a URL is this machine's side of a bucket: artifacts and tags are
-    there, jobs and what is fetched here. So a server, its jobs and commands find the bucket by one path. A bucket's
-    credentials, region and endpoint come from the environment (AWS_*, GOOGLE_*).
+    A folder with a file `store.url` that holds such a URL (and, in a line of its own, "sole writer" where that is so)
+    is this machine's side of a bucket: artifacts and tags are there, jobs and what is fetched here. So a server, its
+    jobs and commands find the bucket by one path; who opens a URL to write leaves the file. A bucket's credentials,
+    region and endpoint come from the environment (AWS_*, GOOGLE_*).
 
     Args:
         location: Folder or URL.
@@ -44,7 +47,8 @@ def open_store(
         folder = Path(location)
         if not (folder / URL_FILE).is_file():
             return LocalStore(folder)
-        location, root = (folder / URL_FILE).read_text(encoding="utf-8").strip(), root or folder
+        location, *more = (folder / URL_FILE).read_text(encoding="utf-8").splitlines() or [""]
+        root, sole_writer = root or folder, sole_writer or SOLE_WRITER in more
     url = str(location).rstrip("/")
     if url.partition("://")[0] not in SCHEMES:
         raise InvalidRequestError(f"store: expected a folder, s3://... or gs://..., got {url[:160]!r}")
@@ -58,9 +62,19 @@ def open_store(
             "store: obstore is not installed; pip install 'vlmpress-services[objectstore]'"
         ) from error
     bucket = Bucket(from_url(url), sole_writer=sole_writer)
+    root = root or _cache_folder(url)
     if writable:
         bucket.probe()
-    return ObjectStore(bucket, root or _cache_folder(url))
+        _name_bucket(root, url, sole_writer)
+    return ObjectStore(bucket, root)
+
+
+def _name_bucket(root: Path, url: str, sole_writer: bool) -> None:
+    """Lets whoever is told of the folder alone, a job's worker for one, find the bucket."""
+    text = f"{url}\n{SOLE_WRITER}\n" if sole_writer else f"{url}\n"
+    if not (root / URL_FILE).is_file() or (root / URL_FILE).read_text(encoding="utf-8") != text:
+        with whole_file(root / URL_FILE) as file:
+            file.write(text.encode())
 
 
 def _cache_folder(url: str) -> Path:

@@ -11,10 +11,12 @@ file's end finds that, and the file starts from 0 again.
 import fcntl
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from vlmpress.artifact import (
@@ -53,7 +55,11 @@ class FileStatus:
 
 
 class PartFile:
-    """One file that is being written; several may be open on the same one."""
+    """One file that is being written; several may be open on the same one.
+
+    A call that is cancelled leaves its thread in the middle of a chunk: the file stays open until that has ended, so
+    that what it still writes goes nowhere else.
+    """
 
     def __init__(self, folder: Path, number: int, file: artifact_pb2.File) -> None:
         self._file = file
@@ -63,6 +69,8 @@ class PartFile:
             self._handle = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:
             raise NotFoundError(f"artifact {folder.name}: no write has begun") from None
+        self._guard = threading.Lock()
+        self._num_users = 1
 
     def write(self, offset: int, data: bytes, checksum: int) -> int:
         """Persists the next chunk and gives its end; at the file's end the file is checked.
@@ -81,7 +89,7 @@ class PartFile:
             )
         if crc32c(data) != checksum:
             raise ArtifactFaultError(f"{name}: expected CRC-32C {crc32c(data):08x} at {offset}, got {checksum:08x}")
-        with self._alone():
+        with self._open(), self._alone():
             persisted = self._persisted_size()
             if offset != persisted:
                 raise ConflictError(
@@ -100,8 +108,25 @@ class PartFile:
                 self._finish()
 
     def close(self) -> None:
-        """Ends this writer's part in it; what is persisted stays."""
-        os.close(self._handle)
+        """Ends this writer's part in it; what is persisted stays. Called once."""
+        self._leave()
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        with self._guard:
+            if self._num_users == 0:
+                raise InvalidRequestError(f"{self._file.path}: expected an open file, got a closed one")
+            self._num_users += 1
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._guard:
+            self._num_users -= 1
+            if self._num_users == 0:
+                os.close(self._handle)
 
     def _append(self, offset: int, data: bytes) -> None:
         view = memoryview(data)
@@ -264,7 +289,13 @@ class Uploads:
             data = (folder / "manifest.json").read_bytes()
         except FileNotFoundError:
             raise NotFoundError(f"artifact {digest}: no write has begun") from None
-        return folder, from_json_bytes(data)
+        return folder, _parsed(data)
+
+
+@lru_cache(maxsize=8)
+def _parsed(manifest_json: bytes) -> artifact_pb2.Manifest:
+    # Asked for with every file of an artifact, of which there may be thousands.
+    return from_json_bytes(manifest_json)
 
 
 def _size(path: Path) -> int:
