@@ -108,7 +108,7 @@ def test_only_this_machine_may_call_without_access_control(tmp_path: Path, host:
 
 def test_what_is_shown_is_a_file_that_says_the_same(tmp_path: Path) -> None:
     jobs = {"runner": "ray", "cluster": "http://me:secret@head:8265"}
-    config = load_config({"store": tmp_path, **EVALUATION, "jobs": jobs, "metrics": "9464"}, None, {})
+    config = load_config({"store": str(tmp_path), **EVALUATION, "jobs": jobs, "metrics": "9464"}, None, {})
     text = shown(config)
     assert "secret" not in text
     assert config.metrics_address == "127.0.0.1:9464"

@@ -11,7 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
 from vlmpress.edgevlm.v1.edgevlm_service_pb2_grpc import EdgeVlmServiceStub
+from vlmpress.job.v1 import job_pb2
 from vlmpress_services.errors import InvalidRequestError, ListenError
+from vlmpress_services.jobs.table import JobTable
 from vlmpress_services.serving.images import ImagesConfig, check_images
 from vlmpress_services.serving.metrics import Metrics, exported
 from vlmpress_services.serving.server import Server, ServerConfig
@@ -75,6 +77,20 @@ async def test_answers_models_and_tokens_are_counted(store: Any, add_model: Any,
     assert values["vlmpress_time_to_first_token_seconds_count", ""] == 1
     assert values["vlmpress_models_loaded", "edgevlm"] == 1
     assert values["vlmpress_sent_bytes_total", "edgevlm.Generate"] > 0
+
+
+def test_jobs_are_counted_by_state(tmp_path: Path) -> None:
+    table = JobTable(tmp_path)
+    spec = job_pb2.JobSpec(pack=job_pb2.PackJob(model="x"))
+    for request_id in ("a", "b", "c"):
+        job = table.create(request_id, spec)
+    table.cancel(job.job_id)
+    assert table.num_by_state() == {"PENDING": 2, "CANCELLED": 1}
+    metrics = Metrics()
+    metrics.read("jobs", "Jobs by state.", "state", table.num_by_state)
+    with exported(metrics, "127.0.0.1:0") as address:
+        values = scraped(address)
+    assert (values["vlmpress_jobs", "PENDING"], values["vlmpress_jobs", "CANCELLED"]) == (2, 1)
 
 
 def test_a_taken_address_is_a_listen_error() -> None:

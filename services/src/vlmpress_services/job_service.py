@@ -36,6 +36,7 @@ class JobService(Service, pb_grpc.JobServiceServicer):
             max_attempts=host.max_attempts,
         )
         self._stopping = asyncio.Event()
+        host.metrics.read("jobs", "Jobs by state.", "state", self._table.num_by_state)
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the servicer to a server."""

@@ -105,6 +105,12 @@ class JobTable:
         """All jobs, or those in some states, newest first."""
         return [job for _, job in self.numbered(states)]
 
+    def num_by_state(self) -> dict[str, int]:
+        """How many jobs are in each state that a job is in, by the state's name in the protos without its prefix."""
+        with self._database.open() as database:
+            rows = database.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetchall()
+        return {pb.JobState.Name(state).removeprefix("JOB_STATE_"): number for state, number in rows}
+
     def numbered(
         self, states: Iterable[pb.JobState] = (), *, below: int | None = None, limit: int = -1
     ) -> list[tuple[int, pb.Job]]:

@@ -83,7 +83,8 @@ class ServerConfig:
 
     Attributes:
         listen: "host:port"; port 0 takes a free one.
-        store: Root of the artifact store.
+        store: The artifact store: a folder, or s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.
+        sole_writer: Nobody else writes to that bucket, so it need not hold conditions on writes.
         services: Names from `vlmpress_services.serving.registry.SERVICES`.
         max_concurrent: Calls that may run at a time; health checks do not count.
         max_request_bytes: Of one request message.
@@ -105,7 +106,8 @@ class ServerConfig:
 
     __pydantic_config__ = STRICT
     listen: str = f"{LOOPBACK}:0"
-    store: Path
+    store: str | Path
+    sole_writer: bool = False
     services: tuple[str, ...]
     max_concurrent: int = 64
     max_request_bytes: int = 16 * MIB

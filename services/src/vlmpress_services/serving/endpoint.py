@@ -13,7 +13,7 @@ import grpc
 
 from vlmpress_services.errors import ListenError
 
-LOOK_INTERVAL_S = 0.1
+LOOK_INTERVAL_S = 0.02
 # How long calls of a broken server may go on; each has a limit of its own before that.
 LEFT_S = 24 * 3600.0
 

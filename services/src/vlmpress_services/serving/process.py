@@ -8,11 +8,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from vlmpress_services.serving.logs import configure_logs
 from vlmpress_services.serving.server import Server, ServerConfig
 from vlmpress_services.serving.tls import server_credentials
 from vlmpress_services.serving.tokens import read_tokens
+from vlmpress_services.store.opening import is_remote
 
 # Between the end of the grace and that of the process.
 LEAVING_S = 0.7
@@ -51,7 +53,8 @@ def serve(config: ServerConfig, *, exit_with_stdin: bool, quiet: bool = False) -
         ListenError: The address cannot be listened on.
     """
     configure_logs(config.log_format, quiet=quiet)
-    config.store.mkdir(parents=True, exist_ok=True)
+    if not is_remote(config.store):
+        Path(config.store).mkdir(parents=True, exist_ok=True)
     # A model's thread gives the interpreter away only this often; the default of 5 ms is as long as a
     # small model's whole answer, and its first token would wait for the last.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
