@@ -30,7 +30,7 @@ def _add_pipeline() -> None:
 
         register(app)
     except ImportError:
-        for name in ("run", "demo"):
+        for name in ("run", "demo", "pareto"):
             settings = {"allow_extra_args": True, "ignore_unknown_options": True}
             app.command(name, context_settings=settings, help="Not installed: needs the extra [pipeline].")(
                 _missing_pipeline

@@ -1,4 +1,4 @@
-"""`vlmpress run` and `vlmpress demo`."""
+"""`vlmpress run`, `vlmpress demo` and `vlmpress pareto`."""
 
 import shlex
 import sys
@@ -35,7 +35,7 @@ Only = Annotated[Literal["teacher"] | None, typer.Option(help="End after this st
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the two commands.
+    """Adds the commands.
 
     Raises:
         ImportError: A package the main job needs is not installed.
@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
         raise ImportError(f"not installed: {', '.join(missing)}")
     app.command()(run)
     app.command()(demo)
+    app.command()(pareto)
 
 
 def run(
@@ -80,6 +81,21 @@ def demo(
     if data is not None:
         config = replace(config, data=DataConfig(name=data.stem, file=data, images=images))
     _run(config, out=out, seed=seed, runner=runner, only=only)
+
+
+def pareto(
+    config: Annotated[Path, typer.Argument(help="YAML file: base, axes, combine, measure.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Makes variants of the main job, measures their models, and says which of them nothing beats."""
+    from vlmpress_services.pipeline.pareto.config import read_pareto
+    from vlmpress_services.pipeline.pareto.report import FIELDS, TABLE
+    from vlmpress_services.pipeline.pareto.sweep import sweep
+
+    report, _ = sweep(read_pareto(config), str(config))
+    typer.echo((report.path / (FIELDS if as_json else TABLE)).read_text(encoding="utf-8"), nl=False)
+    if not as_json:
+        typer.echo(f"report: {report.path}")
 
 
 def _run(config: "RunConfig", *, only: str | None, **overrides: Any) -> None:

@@ -67,9 +67,19 @@ class DistillStep:
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class ReductionStep:
-    """DFMR: what share of the visual tokens stays, and the training under the policy."""
+    """DFMR: what share of the visual tokens stays, and the training under the policy.
+
+    Attributes:
+        token_share: Mean share of the visual tokens that stays; tau is calibrated for it.
+        tau: The threshold itself, in token_share's place.
+        factors: Pooling factors to choose from.
+        num_calibration_images: Training images that tau is calibrated on.
+        num_steps: Of training under the policy.
+        learning_rate: At its peak.
+    """
 
     token_share: float = 0.5
+    tau: Annotated[float, Field(gt=0)] | None = None
     factors: tuple[int, ...] = (1, 2, 3)
     num_calibration_images: int = 256
     num_steps: int = 200
@@ -89,14 +99,30 @@ class EdgeStep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class PackBlock:
+    """Some channels of a matrix in AGQ, the most important ones first, and what shares one scale among them.
+
+    Attributes:
+        share: Part of all channels.
+        group_size: Over 0: each run of so many weights inside a channel has a scale.
+        num_channels: Without group_size: so many whole channels share a scale; 0: all of the block do.
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    group_size: Annotated[int, Field(ge=0)] = 0
+    num_channels: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class PackStep:
     """How quantpack packs the edge model.
 
     Attributes:
         bits: Of one code.
-        granularity: What shares one scale; "agq" has quantpack's default blocks.
+        granularity: What shares one scale; for "agq", what `blocks` says.
         group_size: Weights in one group, for "group"; of the fine block in a search.
         num_rows: Channels that share a scale, for "rows".
+        blocks: For "agq"; empty: quantpack's default blocks.
         axis: What a channel is: an output (row) or an input (column); None: rows, in a search what suits a part.
         symmetric: No zero points.
         method: How codes are found.
@@ -113,6 +139,7 @@ class PackStep:
     granularity: Literal["tensor", "channel", "group", "rows", "agq"] = "group"
     group_size: Annotated[int, Field(ge=1)] = 128
     num_rows: Annotated[int, Field(ge=1)] = 2
+    blocks: tuple[PackBlock, ...] = ()
     axis: Literal["out", "in"] | None = None
     symmetric: bool = False
     method: Literal["rtn", "gptq", "awq", "smoothquant", "mbq", "ecm"] = "rtn"
@@ -129,6 +156,10 @@ class PackStep:
             raise ValueError(f"expected alpha with method ecm only, got method {self.method}")
         if self.rounding == "gptq" and self.method not in ("rtn", "gptq", "ecm"):
             raise ValueError(f"expected rounding gptq with method rtn, gptq or ecm only, got method {self.method}")
+        if self.blocks and self.granularity != "agq":
+            raise ValueError(f"expected blocks with granularity agq only, got granularity {self.granularity}")
+        if self.blocks and abs(sum(block.share for block in self.blocks) - 1) > 1e-6:
+            raise ValueError(f"expected shares of blocks that add up to 1, got {[b.share for b in self.blocks]}")
         chosen = (self.method, self.granularity, self.symmetric, self.embeddings)
         if self.max_accuracy_drop and chosen != ("rtn", "group", False, "keep"):
             raise ValueError(
@@ -209,8 +240,13 @@ def parse_config(text: str, place: str) -> RunConfig:
         fields: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{place}: expected YAML, got {error}") from error
+    return config_of({} if fields is None else fields, place)
+
+
+def config_of(fields: Any, place: str) -> RunConfig:
+    """As `read_config`, from mappings; `place` names them in errors."""
     try:
-        return _ADAPTER.validate_python(_merged(_ADAPTER.dump_python(RunConfig()), {} if fields is None else fields))
+        return _ADAPTER.validate_python(_merged(_ADAPTER.dump_python(RunConfig()), fields))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "top level"

@@ -1,7 +1,7 @@
-"""The evaluation step: every variant answers in shards, is scored, and is timed as a client of its server sees it."""
+"""The evaluation step: a model answers in shards and is scored; and how long a client of its server waits."""
 
 import statistics
-from functools import partial
+from collections.abc import Callable, Mapping
 
 from vlmpress.artifact import Artifact
 from vlmpress_services.clients import EdgeVlmClient
@@ -22,46 +22,38 @@ def make_evaluation(
     name: str,
     model: Artifact,
     dataset: Artifact,
-    address: str,
     config: EvaluationStep,
     stepper: Stepper,
     runner: Runner,
+    more: Callable[[], Mapping[str, float]] = dict,
 ) -> Artifact:
-    """The evaluation of one variant, made now or found.
+    """The evaluation of one model, made now or found.
 
     Args:
-        name: Of the variant.
+        name: Of the step.
         model: What answers.
         dataset: Its evaluation questions are asked.
-        address: Of a server of the run's store.
         config: Only what answers depend on is part of the step's key.
         stepper: Of the run.
         runner: Does the shards.
+        more: Further metrics, measured when all is answered.
     """
     key = {"shard_questions": config.shard_questions, "max_new_tokens": config.max_new_tokens}
-    make = partial(_evaluate, model, dataset, address, config, str(stepper.store.root), runner)
-    return stepper.run(f"evaluation-{name}", key, [("model", model), ("dataset", dataset)], make)
-
-
-def _evaluate(
-    model: Artifact,
-    dataset: Artifact,
-    address: str,
-    config: EvaluationStep,
-    location: str,
-    runner: Runner,
-    work: Work,
-) -> Outcome:
-    num_questions = len(read_evaluation(dataset.path))
-    shards = shards_of(model.digest, dataset.digest, num_questions, config.shard_questions, config.max_new_tokens)
     resources = TaskResources(cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)
-    answered = answer_shards(location, shards, work.scratch, runner, resources, work.progress.update)
-    write_predictions(work.path, answered)
-    metrics = model_metrics(model, dataset, answered) | _ttft_ms(address, model, dataset)
-    return Outcome(evaluation_spec(model, dataset, scores_of(answered)), metrics)
+
+    def make(work: Work) -> Outcome:
+        number = len(read_evaluation(dataset.path))
+        shards = shards_of(model.digest, dataset.digest, number, config.shard_questions, config.max_new_tokens)
+        location = str(stepper.store.root)
+        answered = answer_shards(location, shards, work.scratch, runner, resources, work.progress.update)
+        write_predictions(work.path, answered)
+        metrics = model_metrics(model, dataset, answered) | dict(more())
+        return Outcome(evaluation_spec(model, dataset, scores_of(answered)), metrics)
+
+    return stepper.run(name, key, [("model", model), ("dataset", dataset)], make)
 
 
-def _ttft_ms(address: str, model: Artifact, dataset: Artifact) -> dict[str, float]:
+def ttft_ms(address: str, model: Artifact, dataset: Artifact) -> dict[str, float]:
     """Time to the first token as a client sees it, one request at a time, after one to warm up."""
     records = read_evaluation(dataset.path)[: NUM_TIMED + 1]
     times = []

@@ -1,12 +1,14 @@
 """The packing step of the main job."""
 
 import shutil
+from dataclasses import asdict
 
 from quantpack import EcmSearch, PartRecipe, Recipe, Scheme
 from quantpack.calibration.sites import Method
 from quantpack.methods.ecm import Ecm
 from quantpack.methods.gptq import Gptq
 from quantpack.methods.registry import METHODS
+from quantpack.scheme import DEFAULT_BLOCKS, Block
 from vlmpress.artifact import Artifact
 from vlmpress_services.jobs.quantizing.work import QuestionSource, pack_artifact
 from vlmpress_services.pipeline.config import PackStep
@@ -44,6 +46,7 @@ def order_of(step: PackStep) -> Recipe | EcmSearch:
         granularity=step.granularity,
         group_size=step.group_size,
         num_rows=step.num_rows,
+        blocks=tuple(Block(**asdict(block)) for block in step.blocks) or DEFAULT_BLOCKS,
         axis=step.axis or "out",
         symmetric=step.symmetric,
     )

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 
-def _svg(figure: Figure) -> str:
+def svg_text(figure: Figure) -> str:
     """The figure without XML header, ready to stand inside a page; same figure, same text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
@@ -26,7 +26,7 @@ def size_accuracy_svg(variants: Sequence[dict[str, Any]]) -> str:
     axes.set(xlabel="weights on disk (kB)", ylabel="accuracy", title="Size against accuracy")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def tokens_svg(variants: Sequence[dict[str, Any]]) -> str:
@@ -39,7 +39,7 @@ def tokens_svg(variants: Sequence[dict[str, Any]]) -> str:
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set(xlabel="visual tokens in the LLM, mean", title="Visual tokens")
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def matched_layers_svg(first: Sequence[Sequence[int]], last: Sequence[Sequence[int]]) -> str:
@@ -58,4 +58,4 @@ def matched_layers_svg(first: Sequence[Sequence[int]], last: Sequence[Sequence[i
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.tight_layout()
-    return _svg(figure)
+    return svg_text(figure)

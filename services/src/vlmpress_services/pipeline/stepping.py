@@ -7,6 +7,7 @@ artifact it made; a run that was killed finds its finished steps there.
 
 import errno
 import json
+import math
 import shutil
 import threading
 import time
@@ -21,6 +22,7 @@ import psutil
 from vlmpress.artifact import Artifact, Draft, Spec, digest_bytes
 from vlmpress.cli import Progress, progress
 from vlmpress_services.errors import NotFoundError
+from vlmpress_services.locking import locked
 from vlmpress_services.store.local import LocalStore
 
 PRODUCER = "vlmpress-services"
@@ -89,11 +91,18 @@ class Stepper:
             make: Fills `work.path`; called only when the key is not known.
         """
         key = self._key(name, config, parents)
-        known = self._find(key)
-        if known is not None:
-            self.records.append(known)
-            self.store.tag(name, known.digest)
-            return self.store.resolve(known.digest)
+        # Several processes may want the same step: one makes it, the others wait and find it.
+        with locked(self._done / f"{key}.lock", math.inf):
+            known = self._find(key)
+            if known is not None:
+                self.records.append(known)
+                self.store.tag(name, known.digest)
+                return self.store.resolve(known.digest)
+            return self._make(key, name, parents, make)
+
+    def _make(
+        self, key: str, name: str, parents: Sequence[tuple[str, Artifact]], make: Callable[[Work], Outcome]
+    ) -> Artifact:
         scratch = self._scratch / key
         scratch.mkdir(parents=True, exist_ok=True)
         start_s = time.monotonic()

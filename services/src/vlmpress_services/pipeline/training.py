@@ -20,7 +20,7 @@ from stagetrain import (
     train,
 )
 from stagetrain.loop.learning_rates import CurveKind
-from tokenreduce import attach, calibrate, detach, features_of
+from tokenreduce import ReductionPolicy, attach, calibrate, detach, features_of, plan
 from tokenreduce.wire import policy_from_proto, policy_to_proto
 from vlmpress.artifact import Artifact, write_policy
 from vlmpress.artifact.v1 import artifact_pb2
@@ -99,7 +99,7 @@ def make_reduced(
 
 
 def make_policy(student: Artifact, dataset: Artifact, config: ReductionStep, work: Work) -> Outcome:
-    """Calibrates tau on training images so that the wanted share of visual tokens stays, on average."""
+    """The policy of a given tau, or tau calibrated on training images so that a share of visual tokens stays."""
     model, processor = open_llava(student)
     records = read_split(dataset.path, "train")
     paths = list(dict.fromkeys(path for record in records for path in record.images))
@@ -110,10 +110,15 @@ def make_policy(student: Artifact, dataset: Artifact, config: ReductionStep, wor
             pixels = torch.stack([_pixel_values(processor, path) for path in paths[start : start + 32]])
             batches.append(features_of(model, pixels))
             work.progress.update(start, len(paths))
-    policy = calibrate(batches, config.token_share * SHAPE.num_visual_tokens, factors=config.factors)
+    if config.tau is None:
+        policy = calibrate(batches, config.token_share * SHAPE.num_visual_tokens, factors=config.factors)
+        mean_tokens = policy.calibrated_mean_tokens
+    else:
+        policy = ReductionPolicy(tau=config.tau, factors=config.factors)
+        _, mean_tokens = plan(torch.cat(batches), policy)
     proto = policy_to_proto(policy)
     write_policy(work.path, proto)
-    return Outcome(proto, {"calibrated_mean_tokens": policy.calibrated_mean_tokens, "num_images": float(len(paths))})
+    return Outcome(proto, {"calibrated_mean_tokens": mean_tokens, "num_images": float(len(paths))})
 
 
 def make_edge(student: Artifact, dataset: Artifact, config: EdgeStep, seed: int, work: Work) -> Outcome:
@@ -123,7 +128,9 @@ def make_edge(student: Artifact, dataset: Artifact, config: EdgeStep, seed: int,
         llava, llava_processor, num_compressed_tokens=config.num_compressed_tokens, fusion=config.fusion, seed=seed
     )
     freeze_tower(model)
-    connectors = ("model.multi_modal_projector.", "model.compressor.", "model.fusion.")
+    # Of those parts that the model has: fusion "none" is none.
+    parts = ("model.multi_modal_projector.", "model.compressor.", "model.fusion.")
+    connectors = tuple(part for part in parts if any(name.startswith(part) for name, _ in model.named_parameters()))
     schedule = edge_schedule(connectors, config.connector_share, (1.0, config.full_learning_rate_scale))
     settings = _settings(config, seed, work)
     losses = _train(model, processor, read_split(dataset.path, "train"), schedule, settings, work)

@@ -28,20 +28,22 @@ JOB_STATE_FAILED: JobState
 JOB_STATE_CANCELLED: JobState
 
 class JobSpec(_message.Message):
-    __slots__ = ("pack", "pipeline", "sweep", "train", "distill", "evaluate")
+    __slots__ = ("pack", "pipeline", "sweep", "train", "distill", "evaluate", "pareto")
     PACK_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_FIELD_NUMBER: _ClassVar[int]
     SWEEP_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     DISTILL_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    PARETO_FIELD_NUMBER: _ClassVar[int]
     pack: PackJob
     pipeline: PipelineJob
     sweep: SweepJob
     train: TrainJob
     distill: DistillJob
     evaluate: EvaluateJob
-    def __init__(self, pack: _Optional[_Union[PackJob, _Mapping]] = ..., pipeline: _Optional[_Union[PipelineJob, _Mapping]] = ..., sweep: _Optional[_Union[SweepJob, _Mapping]] = ..., train: _Optional[_Union[TrainJob, _Mapping]] = ..., distill: _Optional[_Union[DistillJob, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateJob, _Mapping]] = ...) -> None: ...
+    pareto: ParetoJob
+    def __init__(self, pack: _Optional[_Union[PackJob, _Mapping]] = ..., pipeline: _Optional[_Union[PipelineJob, _Mapping]] = ..., sweep: _Optional[_Union[SweepJob, _Mapping]] = ..., train: _Optional[_Union[TrainJob, _Mapping]] = ..., distill: _Optional[_Union[DistillJob, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateJob, _Mapping]] = ..., pareto: _Optional[_Union[ParetoJob, _Mapping]] = ...) -> None: ...
 
 class PackJob(_message.Message):
     __slots__ = ("model", "scheme", "recipe", "search", "dataset", "num_samples", "num_questions")
@@ -174,6 +176,12 @@ class EvaluateJob(_message.Message):
     cpus_per_worker: float
     gpus_per_worker: float
     def __init__(self, model: _Optional[str] = ..., dataset: _Optional[str] = ..., max_new_tokens: _Optional[int] = ..., shard_questions: _Optional[int] = ..., num_workers: _Optional[int] = ..., cpus_per_worker: _Optional[float] = ..., gpus_per_worker: _Optional[float] = ...) -> None: ...
+
+class ParetoJob(_message.Message):
+    __slots__ = ("config_yaml",)
+    CONFIG_YAML_FIELD_NUMBER: _ClassVar[int]
+    config_yaml: str
+    def __init__(self, config_yaml: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("job_id", "spec", "state", "create_time", "update_time", "progress", "message", "result", "revision", "train_progress", "distill_progress", "attempt", "log")

@@ -1,0 +1,1 @@
+"""A sweep over variants of the main job, and which of them nothing beats."""
