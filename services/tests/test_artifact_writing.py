@@ -91,7 +91,7 @@ async def test_bad_writes_are_refused(serving: Any, store: LocalStore, made: Art
     code = grpc.StatusCode
     async with serving("artifact") as channel:
         stub = ArtifactServiceStub(channel)
-        assert (await refusal(stub.StartWrite(pb.StartWriteRequest())))[0] is code.DATA_LOSS
+        assert (await refusal(stub.StartWrite(pb.StartWriteRequest())))[0] is code.INVALID_ARGUMENT
         for call in (stub.QueryWriteStatus, stub.CommitWrite, stub.AbandonWrite):
             request = {
                 stub.QueryWriteStatus: pb.QueryWriteStatusRequest,
@@ -190,8 +190,11 @@ async def test_garbage_is_what_no_job_needs(serving: Any, store: LocalStore, add
     assert table.succeed(attempt, result)
     async with serving("artifact") as channel:
         stub = ArtifactServiceStub(channel)
-        assert not (await stub.CollectGarbage(pb.CollectGarbageRequest())).artifacts
         request = pb.CollectGarbageRequest(dry_run=True)
+        # What is asked for nothing deletes nothing.
+        assert (await refusal(stub.CollectGarbage(request)))[0] is grpc.StatusCode.INVALID_ARGUMENT
+        request.min_age.FromSeconds(24 * 3600)
+        assert not (await stub.CollectGarbage(request)).artifacts
         request.min_age.FromSeconds(0)
         for _ in range(2):
             found = (await stub.CollectGarbage(request)).artifacts

@@ -11,6 +11,7 @@ from vlmpress_services.clients.channel import LOAD_TIMEOUT_S
 
 STUB = pb_grpc.ArtifactServiceStub
 PAGE_SIZE = 1000
+DAY_S = 24 * 3600.0
 
 
 def manifest_call(ref: str) -> Call[tuple[str, artifact_pb2.Manifest]]:
@@ -52,8 +53,7 @@ def untag_call(name: str, expected: str | None) -> Call[bool]:
 def garbage_call(min_age_s: float | None, dry_run: bool) -> Call[list[pb.ArtifactSummary]]:
     """The call of `collect_garbage`."""
     request = pb.CollectGarbageRequest(dry_run=dry_run)
-    if min_age_s is not None:
-        request.min_age.FromNanoseconds(round(min_age_s * 1e9))
+    request.min_age.FromNanoseconds(round((DAY_S if min_age_s is None else min_age_s) * 1e9))
     return _call("CollectGarbage", request, lambda response: list(response.artifacts), LOAD_TIMEOUT_S)
 
 
