@@ -30,7 +30,7 @@ from vlmpress.stagetrain.v1.stagetrain_service_pb2_grpc import StageTrainService
 from vlmpress.tokenreduce.v1 import tokenreduce_service_pb2
 from vlmpress.tokenreduce.v1.tokenreduce_service_pb2_grpc import TokenReduceServiceStub
 from vlmpress.verbdistill.v1.verbdistill_service_pb2_grpc import VerbDistillServiceStub
-from vlmpress_services.clients import ArtifactClient, EdgeVlmClient, EvaluationClient
+from vlmpress_services.clients import ArtifactClient, EdgeVlmClient, EvaluationClient, JobClient
 from vlmpress_services.errors import LaunchError, ServiceError
 from vlmpress_services.scoring import Prediction
 from vlmpress_services.serving.launch import served
@@ -201,7 +201,7 @@ def test_the_end_of_standard_input_ends_the_server(launch: Any, tmp_path: Path) 
     assert server.process.wait(10) == 0
 
 
-def test_a_killed_server_leaves_a_sound_store_and_no_running_job(launch: Any, own_store: LocalStore) -> None:
+def test_a_killed_server_leaves_a_sound_store_and_its_job_to_the_next(launch: Any, own_store: LocalStore) -> None:
     server = launch(own_store.root, "--services", "artifact,job")
     spec = job_pb2.JobSpec(
         pack=job_pb2.PackJob(
@@ -221,11 +221,11 @@ def test_a_killed_server_leaves_a_sound_store_and_no_running_job(launch: Any, ow
         own_store.verify(digest)
     time.sleep(1)  # the worker sees the end of its standard input
     again = launch(own_store.root, "--services", "artifact,job")
-    with grpc.insecure_channel(again.address) as channel:
-        jobs = JobServiceStub(channel)
-        job = jobs.GetJob(job_service_pb2.GetJobRequest(job_id=job_id), timeout=10).job
-        assert job.state in (job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_SUCCEEDED)
-        assert jobs.CreateJob(request, timeout=10).job == job
+    with JobClient(again.address) as client:
+        *_, job = client.watch(job_id)
+        assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.message
+        assert client.create(spec, "r") == job
+    own_store.verify(job.result)
 
 
 def test_served_gives_an_address_and_takes_the_server_down(tmp_path: Path) -> None:
