@@ -1,4 +1,4 @@
-"""Many callers in a process of their own: python overload.py ADDRESS PATH CALLERS SECONDS < request; JSON of the end."""
+"""Many callers in a process of their own: overload.py ADDRESS PATH CALLERS SECONDS < request; prints JSON."""
 
 import asyncio
 import json
