@@ -1,6 +1,7 @@
 """Jobs submitted to a Ray cluster with a dashboard, whose server comes and goes."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -23,11 +24,23 @@ from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import InvalidRequestError
 from vlmpress_services.jobs.runner import JobRunner
 from vlmpress_services.jobs.table import JobTable
+from vlmpress_services.pipeline.models import VARIANTS
 from vlmpress_services.store.local import LocalStore
 from vlmpress_services.workers.submission import RayPlace
 
 TIMEOUT_S = 400
 TOKEN = "5" * 64
+MAIN_JOB = """
+out: {out}
+runner: ray
+data: {{num_train_images: 32, num_test_images: 12, max_eval_questions: 24}}
+tower: {{num_steps: 6}}
+teacher: {{num_steps: 4}}
+student_sft: {{num_steps: 3}}
+distill: {{num_verbalization_steps: 2, num_interaction_steps: 3, num_sft_steps: 2}}
+reduction: {{num_steps: 2, num_calibration_images: 8}}
+edge: {{num_steps: 3}}
+"""
 
 
 def free_port() -> int:
@@ -35,9 +48,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def head() -> Iterator[tuple[str, psutil.Process]]:
-    """A cluster of this test's own on the loopback address: its Jobs API's address and the process behind it."""
+    """A cluster of these tests' own on the loopback address: its Jobs API's address and the process behind it."""
     port = free_port()
     # Sockets of Ray lie below this folder, and their paths must be short.
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
@@ -170,6 +183,28 @@ async def test_jobs_run_on_a_cluster_and_outlive_their_server(
     assert (await until(table, third, lambda job: job.log)).state == pb.JOB_STATE_CANCELLED
     worker.wait(30)
     await runner.close()
+
+
+def test_the_main_job_is_a_plain_submission(head: tuple[str, psutil.Process], tmp_path: Path) -> None:
+    """`ray job submit -- vlmpress run CFG.yaml`, as operators do it."""
+    config = tmp_path / "main.yaml"
+    config.write_text(MAIN_JOB.format(out=tmp_path / "out"))
+    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head[0], "--"]
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    environment.pop("RAY_ADDRESS", None)
+    done = subprocess.run(
+        [*command, "vlmpress", "run", str(config)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["runner"] == "ray"
+    assert [variant["name"] for variant in report["variants"]] == list(VARIANTS)
+    assert f"report: {tmp_path}/out/report.html" in done.stdout
 
 
 def test_a_cluster_is_named_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

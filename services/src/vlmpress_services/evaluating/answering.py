@@ -16,7 +16,7 @@ def answer_shard(location: str, shard: Shard) -> list[Answered]:
     The answers depend on the shard alone, so whoever does it again gets the same.
 
     Args:
-        location: Of the store that holds model and dataset.
+        location: Of the store that holds model and dataset, as `open_store` takes it.
         shard: What to answer.
 
     Raises:
