@@ -36,16 +36,15 @@ SERVER = """
 import asyncio, sys
 from pathlib import Path
 from vlmpress_services.serving.server import Server, ServerConfig
-from vlmpress_services.store import local, uploads
+from vlmpress_services.store import local, parts, uploads
 if sys.argv[2] == "off":
-    files = {}
-    uploads.digest_file = lambda path: uploads.expected_sha256
-    uploads.flush = uploads.flush_tree = local.flush = lambda path: None
-    finish = uploads.PartFile._finish
+    parts.digest_file = lambda path: parts.expected_sha256
+    parts.flush = uploads.flush_tree = local.flush = lambda path: None
+    finish = parts.PartFile._finish
     def trusting(self):
-        uploads.expected_sha256 = self._file.sha256
+        parts.expected_sha256 = self._file.sha256
         finish(self)
-    uploads.PartFile._finish = trusting
+    parts.PartFile._finish = trusting
 async def main():
     server = Server(ServerConfig(listen="127.0.0.1:0", store=Path(sys.argv[1]), services=("artifact",)))
     await server.start()

@@ -18,7 +18,7 @@ from vlmpress.job.v1 import job_pb2
 from vlmpress_services.jobs.table import JobTable
 from vlmpress_services.store.checksum import crc32c
 from vlmpress_services.store.local import LocalStore
-from vlmpress_services.store.uploads import PartFile
+from vlmpress_services.store.parts import PartFile
 
 CHUNK = 1 << 20
 

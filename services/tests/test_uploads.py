@@ -13,7 +13,7 @@ import pytest
 from vlmpress.artifact import Artifact, ArtifactFaultError, create, digest_bytes, from_json_bytes, to_json_bytes
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress_services.errors import ConflictError, InvalidRequestError, NotFoundError
-from vlmpress_services.store import uploads
+from vlmpress_services.store import parts, uploads
 from vlmpress_services.store.checksum import crc32c
 from vlmpress_services.store.local import LocalStore
 from vlmpress_services.store.uploads import FileStatus, IncompleteWriteError
@@ -81,7 +81,7 @@ def test_a_changed_chunk_leaves_nothing(store: LocalStore, made: Artifact) -> No
     with store.uploads.open(made.digest, "z.bin") as part:
         with pytest.raises(ArtifactFaultError, match="CRC-32C"):
             part.write(0, b"x" * 10, crc32c(b"y" * 10))
-        for piece in (b"", b"x" * 4097, b"x" * (uploads.MAX_CHUNK_BYTES + 1)):
+        for piece in (b"", b"x" * 4097, b"x" * (parts.MAX_CHUNK_BYTES + 1)):
             with pytest.raises(InvalidRequestError, match="expected 1 to"):
                 part.write(0, piece, crc32c(piece))
         assert part.write(0, b"x", crc32c(b"x")) == 1
@@ -186,14 +186,14 @@ def test_a_file_stays_open_until_its_chunk_is_written(
     store.start_write(manifest_json(made))
     data = (made.path / "z.bin").read_bytes()
     writing, closed = threading.Event(), threading.Event()
-    append = uploads.PartFile._append
+    append = parts.PartFile._append
 
     def slow(self: Any, offset: int, piece: bytes) -> None:
         writing.set()
         closed.wait(10)
         append(self, offset, piece)
 
-    monkeypatch.setattr(uploads.PartFile, "_append", slow)
+    monkeypatch.setattr(parts.PartFile, "_append", slow)
     with ThreadPoolExecutor(1) as pool:
         with store.uploads.open(made.digest, "z.bin") as part:
             written = pool.submit(part.write, 0, data[:100], crc32c(data[:100]))
