@@ -164,7 +164,8 @@ async def test_jobs_run_on_a_cluster_and_outlive_their_server(
     assert "vlmpress_services.jobs.worker" in (own_store.verify(done.log).path / "attempt-1.log").read_text()
 
     # The worker is killed; another attempt goes on from its checkpoint.
-    second = table.create("second", spec(2))
+    # Its log comes late: a short job would have ended before the table says that it has begun.
+    second = table.create("second", spec(2, 300))
     await until(table, second, lambda job: job.train_progress.step >= 10)
     worker_of(cluster).send_signal(signal.SIGKILL)
     done = await until(table, second, ended)
