@@ -131,3 +131,9 @@ def test_impossible_schedules_are_refused() -> None:
         edge_schedule([])
     with pytest.raises(ScheduleError, match="a step of a run"):
         named_schedule("plain", 4).stage_index(-1, 5)
+
+
+def test_a_name_is_one_printable_line():
+    stage = Stage(fraction=1.0)
+    with pytest.raises(ScheduleError, match=r"^schedule: expected a printable name, got 'a\\nb'$"):
+        Schedule("a\nb", (stage,))

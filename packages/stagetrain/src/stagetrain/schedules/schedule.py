@@ -67,6 +67,8 @@ class Schedule:
     restarts: bool = False
 
     def __post_init__(self) -> None:
+        if not self.name.isprintable():
+            raise ScheduleError(f"schedule: expected a printable name, got {self.name!r:.80}")
         if not self.stages:
             raise ScheduleError(f"schedule {self.name}: expected at least one stage, got none")
         total = sum(stage.fraction for stage in self.stages)
