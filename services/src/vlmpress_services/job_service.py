@@ -10,8 +10,8 @@ from vlmpress.job.v1 import job_pb2
 from vlmpress.job.v1 import job_service_pb2 as pb
 from vlmpress.job.v1 import job_service_pb2_grpc as pb_grpc
 from vlmpress_services.errors import StoppingError
+from vlmpress_services.jobs.opening import open_places
 from vlmpress_services.jobs.paging import page_of
-from vlmpress_services.jobs.places import open_places
 from vlmpress_services.jobs.runner import JobRunner
 from vlmpress_services.jobs.table import ENDED, JobTable
 from vlmpress_services.jobs.work import check_spec

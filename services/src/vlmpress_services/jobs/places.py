@@ -7,11 +7,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
 from vlmpress_services.jobs.locks import JobLock
 from vlmpress_services.jobs.logs import log_folder
 from vlmpress_services.jobs.table import Attempt
-from vlmpress_services.serving.service import Host
 
 CHUNK_BYTES = 64 << 10
 TERMINATE_TIMEOUT_S = 2.0
@@ -77,28 +75,6 @@ class LocalPlace(Place):
         finally:
             await _end(worker)
         return f"the worker ended with exit code {worker.returncode}"
-
-
-def open_places(host: Host) -> dict[str, Place]:
-    """Where a server's jobs can run, by name: "local", and "ray" when it has a cluster.
-
-    Raises:
-        InvalidRequestError: The server asks for a place that it does not have.
-        ExtraMissingError: It has a cluster, but Ray's client is not installed.
-    """
-    places: dict[str, Place] = {"local": LocalPlace(host.store.root)}
-    if host.job_cluster:
-        try:
-            from vlmpress_services.workers.submission import RayPlace
-        except ImportError as error:
-            raise ExtraMissingError(
-                f"job cluster: Ray not installed ({error}); pip install 'vlmpress-services[ray-jobs]' on the server"
-            ) from error
-        places["ray"] = RayPlace(host.job_cluster, host.store.root)
-    if host.job_runner not in places:
-        wanted = "local, or ray with a cluster's address"
-        raise InvalidRequestError(f"job runner: expected {wanted}, got {host.job_runner!r}")
-    return places
 
 
 async def _heard(worker: asyncio.subprocess.Process, hear: Hear) -> None:
