@@ -265,7 +265,7 @@ def test_a_model_that_would_run_without_what_it_has_is_refused(
 def test_missing_extras_are_named(store: Any, fields: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     check_spec(spec(**fields, num_teachers=1), store)
     with monkeypatch.context() as patched:
-        patched.setattr("vlmpress_services.jobs.distilling.job.find_spec", lambda _: None)
+        patched.setattr("vlmpress_services.jobs.requirements.find_spec", lambda _: None)
         with pytest.raises(ExtraMissingError, match=r"Ray not installed; .*vlmpress-services\[ray\]"):
             check_spec(spec(**fields, num_teachers=1), store)
     monkeypatch.setitem(__import__("sys").modules, "vlmpress_services.jobs.distilling.pairs", None)

@@ -201,7 +201,7 @@ def test_ray_is_asked_for_before_there_is_a_job(
 ) -> None:
     job = spec(model=add_model().digest, dataset=add_dataset().digest, scheme="plain", num_workers=2)
     check_spec(job, store)
-    monkeypatch.setattr("vlmpress_services.jobs.training.job.find_spec", lambda _: None)
+    monkeypatch.setattr("vlmpress_services.jobs.requirements.find_spec", lambda _: None)
     with pytest.raises(ExtraMissingError, match=r"num_workers: Ray not installed; .*vlmpress-services\[ray\]"):
         check_spec(job, store)
 

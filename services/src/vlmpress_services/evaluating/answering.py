@@ -24,8 +24,7 @@ def answer_shard(location: str, shard: Shard) -> list[Answered]:
         edgevlm.EdgeVlmError: A question or its image is refused.
         vlmpress.data.DataError: The dataset's records are at fault.
     """
-    dataset = open_store(location).resolve(shard.dataset)
-    records = read_evaluation(dataset.path)[shard.start : shard.stop]
+    records = _questions(location, shard.dataset)[shard.start : shard.stop]
     answers = answer_records(_engine(location, shard.model), records, shard.max_new_tokens)
     return [
         Answered(
@@ -66,7 +65,12 @@ def answer_records(engine: Engine, records: Sequence[Record], max_new_tokens: in
     return [answers[place] for place in range(len(records))]
 
 
-# A worker does many shards of one model, one after another.
+# A worker does many shards of one dataset and one model, one after another.
+@lru_cache(maxsize=1)
+def _questions(location: str, dataset: str) -> list[Record]:
+    return read_evaluation(open_store(location).resolve(dataset).path)
+
+
 @lru_cache(maxsize=1)
 def _engine(location: str, model: str) -> Engine:
     return Engine.load(open_store(location).verify(model).path)

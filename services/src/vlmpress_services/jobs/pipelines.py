@@ -1,14 +1,13 @@
 """PipelineJob and ParetoJob: the main job and its variants, in a folder of the store."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from vlmpress.artifact import digest_bytes
 from vlmpress.job.v1 import job_pb2 as pb
-from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
+from vlmpress_services.errors import InvalidRequestError
 from vlmpress_services.jobs.progress import OnProgress
+from vlmpress_services.jobs.requirements import imported
 from vlmpress_services.store.interface import ArtifactStore, reachable
 from vlmpress_services.store.local import LocalStore
 
@@ -21,7 +20,7 @@ def check_yaml(job: pb.PipelineJob | pb.ParetoJob, store: ArtifactStore) -> None
 
 def do_pipeline(job: pb.PipelineJob, store: ArtifactStore, on_progress: OnProgress) -> str:
     """Runs the main job; the same configuration goes on where an earlier job was killed."""
-    with _pipeline_installed("pipeline"):
+    with imported("pipeline", "pipeline"):
         from vlmpress_services.pipeline.config import parse_config
         from vlmpress_services.pipeline.main_job import run
     out = _folder(job, store)
@@ -35,13 +34,13 @@ def do_pipeline(job: pb.PipelineJob, store: ArtifactStore, on_progress: OnProgre
 
 def do_pareto(job: pb.ParetoJob, store: ArtifactStore, on_progress: OnProgress) -> str:
     """Runs a sweep; as `do_pipeline`."""
-    with _pipeline_installed("pareto"):
+    with imported("pareto", "pipeline"):
         from vlmpress_services.pipeline.pareto.config import parse_pareto
         from vlmpress_services.pipeline.pareto.sweep import sweep
     out = _folder(job, store)
     config = parse_pareto(job.config_yaml, "config_yaml")
     on_progress(0.0, "sweep")
-    report, _ = sweep(replace(config, base={**config.base, "out": str(out)}), "config_yaml", on_progress)
+    report = sweep(replace(config, base={**config.base, "out": str(out)}), "config_yaml", on_progress)
     made = LocalStore(out / "store")
     everything = {artifact.digest: artifact for artifact in made.list()}
     return _take_over(made, store, reachable(everything, [report.digest]), report.digest)
@@ -57,13 +56,3 @@ def _take_over(made: LocalStore, store: ArtifactStore, digests: set[str], result
     for digest in sorted(digests):
         store.add(made.resolve(digest).path)
     return result
-
-
-@contextmanager
-def _pipeline_installed(work: str) -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise ExtraMissingError(
-            f"{work}: not installed ({error}); pip install 'vlmpress-services[pipeline]' on the server"
-        ) from error

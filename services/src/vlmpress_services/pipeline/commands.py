@@ -92,7 +92,11 @@ def pareto(
     from vlmpress_services.pipeline.pareto.report import FIELDS, TABLE
     from vlmpress_services.pipeline.pareto.sweep import sweep
 
-    report, _ = sweep(read_pareto(config), str(config))
+    def tell(share: float, note: str) -> None:
+        # Plain lines: steps show bars of their own, and two live displays do not go together.
+        typer.echo(f"{share:4.0%} {note}", err=True)
+
+    report = sweep(read_pareto(config), str(config), tell)
     typer.echo((report.path / (FIELDS if as_json else TABLE)).read_text(encoding="utf-8"), nl=False)
     if not as_json:
         typer.echo(f"report: {report.path}")

@@ -6,10 +6,7 @@ from collections.abc import Callable, Mapping
 from vlmpress.artifact import Artifact
 from vlmpress_services.clients import EdgeVlmClient
 from vlmpress_services.datasets import read_evaluation
-from vlmpress_services.evaluating.measures import evaluation_spec, model_metrics, scores_of
-from vlmpress_services.evaluating.predictions import write_predictions
-from vlmpress_services.evaluating.shards import shards_of
-from vlmpress_services.evaluating.spreading import answer_shards
+from vlmpress_services.evaluating.evaluation import Questions, evaluate
 from vlmpress_services.pipeline.config import EvaluationStep
 from vlmpress_services.pipeline.stepping import Outcome, Stepper, Work
 from vlmpress_services.workers.group import TaskResources
@@ -42,13 +39,10 @@ def make_evaluation(
     resources = TaskResources(cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)
 
     def make(work: Work) -> Outcome:
-        number = len(read_evaluation(dataset.path))
-        shards = shards_of(model.digest, dataset.digest, number, config.shard_questions, config.max_new_tokens)
-        location = str(stepper.store.root)
-        answered = answer_shards(location, shards, work.scratch, runner, resources, work.progress.update)
-        write_predictions(work.path, answered)
-        metrics = model_metrics(model, dataset, answered) | dict(more())
-        return Outcome(evaluation_spec(model, dataset, scores_of(answered)), metrics)
+        questions = Questions(model=model, dataset=dataset, **key)
+        location, on_progress = str(stepper.store.root), work.progress.update
+        found = evaluate(questions, location, work.scratch, work.path, runner, resources, on_progress)
+        return Outcome(found.spec, {**found.metrics, **more()})
 
     return stepper.run(name, key, [("model", model), ("dataset", dataset)], make)
 

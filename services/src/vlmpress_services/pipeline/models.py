@@ -1,7 +1,6 @@
 """The models of a run, each a step that is made, or found, when it is asked for."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -10,11 +9,11 @@ from typing import Any
 from vlmpress.artifact import Artifact, digest_file
 from vlmpress.data import load_records
 from vlmpress_services.pipeline import training
-from vlmpress_services.pipeline.config import RunConfig
+from vlmpress_services.pipeline.config import RunConfig, TrainStep
 from vlmpress_services.pipeline.datasets import make_dataset
 from vlmpress_services.pipeline.distillation import export_student, make_distillation
 from vlmpress_services.pipeline.packing import make_packed
-from vlmpress_services.pipeline.stepping import Outcome, Stepper, Work
+from vlmpress_services.pipeline.stepping import Stepper
 from vlmpress_services.workers.runners import Runner
 
 DISTRIBUTIONS = ("contracts", "quantpack", "tokenreduce", "stagetrain", "verbdistill", "edgevlm", "services")
@@ -86,9 +85,7 @@ class Models:
     def reduction_policy(self) -> Artifact:
         """DFMR's threshold for the distilled model."""
         config = self._config.reduction
-        key: list[Any] = [config.token_share, config.factors, config.num_calibration_images]
-        if config.tau is not None:
-            key.append(config.tau)
+        key = [config.token_share, config.tau, config.factors, config.num_calibration_images]
         make = partial(training.make_policy, self.student_distilled, self.dataset, config)
         parents = [("student", self.student_distilled), ("dataset", self.dataset)]
         return self._stepper.run("reduction_policy", key, parents, make)
@@ -119,10 +116,8 @@ class Models:
         make = partial(make_packed, self.edge, self.dataset, config)
         return self._stepper.run("edge_packed", asdict(config), [("model", self.edge), *data], make)
 
-    def _fresh(self, name: str, config: Any) -> Artifact:
-        make: Callable[[Work], Outcome] = partial(
-            training.make_llava, self.tower, self.dataset, config, self._config.seed
-        )
+    def _fresh(self, name: str, config: TrainStep) -> Artifact:
+        make = partial(training.make_llava, self.tower, self.dataset, config, self._config.seed)
         return self._stepper.run(name, asdict(config), [("tower", self.tower), ("dataset", self.dataset)], make)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -18,8 +17,9 @@ from google.protobuf import json_format
 
 from vlmpress.artifact import COMPRESSION_FILE, POLICY_FILE, Artifact, digest_bytes
 from vlmpress.job.v1 import job_pb2 as pb
-from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
+from vlmpress_services.errors import InvalidRequestError
 from vlmpress_services.jobs.progress import Report
+from vlmpress_services.jobs.requirements import MODEL_KINDS, check_kind, check_ray, imported
 from vlmpress_services.store.interface import ArtifactStore
 from vlmpress_services.workers.group import OnReport, TeacherGroup, WorkerGroup
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from vlmpress_services.jobs.distilling.work import Outcome
     from vlmpress_services.workers.teachers import TeacherPool
 
-MODEL_KINDS = ("model", "edge_model")
 DISTRIBUTION = "vlmpress-services"
 MAX_PROCESSES, MAX_SETTINGS_CHARS, MAX_SEED = 256, 65_536, 2**32 - 1
 # What verbdistill would run without, and not write again.
@@ -55,11 +54,9 @@ def check_distill(job: pb.DistillJob, store: ArtifactStore) -> None:
         if value > most:
             raise InvalidRequestError(f"{field}: expected at most {most}, got {value}")
     artifacts = _resolved(job, store)
-    if _on_ray(job) and find_spec("ray") is None:
-        raise ExtraMissingError(
-            "num_workers, num_teachers: Ray not installed; pip install 'vlmpress-services[ray]' on the server"
-        )
-    with _verbdistill_installed():
+    if _on_ray(job):
+        check_ray("num_workers, num_teachers")
+    with imported("distill", "verbdistill"):
         from vlmpress_services.jobs.distilling.pairs import check_pair
         from vlmpress_services.jobs.distilling.settings import config_of
     with TemporaryDirectory() as folder:
@@ -77,7 +74,7 @@ def do_distill(job: pb.DistillJob, store: ArtifactStore, report: Report) -> str:
     artifacts = {role: store.verify(artifact.digest) for role, artifact in _resolved(job, store).items()}
     folder = store.root / "runs" / f"distill-{_run_digest(job, artifacts)[:32]}"
     folder.mkdir(parents=True, exist_ok=True)
-    with _verbdistill_installed():
+    with imported("distill", "verbdistill"):
         plan = _plan(job, artifacts, folder)
     report(0.0, "loading")
     outcome = _run(plan, job, _passing_on(report))
@@ -91,9 +88,7 @@ def _resolved(job: pb.DistillJob, store: ArtifactStore) -> dict[str, Artifact]:
     found = {}
     for field, wanted in kinds.items():
         found[field] = store.resolve(getattr(job, field))
-        kind = found[field].manifest.kind
-        if kind not in wanted:
-            raise InvalidRequestError(f"{field}: expected a kind of {', '.join(wanted)}, got {kind}")
+        check_kind(field, found[field], *wanted)
     for field in ("teacher", "student"):
         for name, what in NOT_TRAINED.items():
             if (found[field].path / name).exists():
@@ -122,16 +117,6 @@ def _on_ray(job: pb.DistillJob) -> bool:
 def _most_processes() -> int:
     # A cluster of the server's own has a core for each worker, whatever the machine has.
     return MAX_PROCESSES if os.environ.get("RAY_ADDRESS") else max(2, os.cpu_count() or 1)
-
-
-@contextmanager
-def _verbdistill_installed() -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise ExtraMissingError(
-            f"distill: package not installed ({error}); pip install 'vlmpress-services[verbdistill]' on the server"
-        ) from error
 
 
 def _run_digest(job: pb.DistillJob, artifacts: dict[str, Artifact]) -> str:

@@ -1,25 +1,22 @@
 """PackJob and SweepJob: what can be refused before there is a job, and the work itself."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from vlmpress.artifact import Artifact
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress.quantpack.v1 import quantpack_pb2
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
 from vlmpress_services.jobs.progress import OnProgress, settings_done, trials_done, weights_done
+from vlmpress_services.jobs.requirements import MODEL_KINDS, check_kind, imported
 from vlmpress_services.store.incoming import incoming_folder
 from vlmpress_services.store.interface import ArtifactStore
 
 if TYPE_CHECKING:
     from quantpack import EcmSearch, Recipe, Scheme
 
-MODEL_KINDS = ("model", "edge_model")
 DISTRIBUTION = "vlmpress-services"
 DEFAULT_NUM_SAMPLES, DEFAULT_NUM_QUESTIONS = 64, 500
 MAX_QUESTIONS, MAX_SETTINGS, MAX_NAME_CHARS = 100_000, 256, 64
@@ -33,14 +30,14 @@ def check_pack(job: pb.PackJob, store: ArtifactStore) -> None:
         InvalidRequestError: A field cannot be right, or does not fit the others.
         NotFoundError: The model or the dataset is not in the store.
     """
-    _check_kind(store.resolve(job.model), *MODEL_KINDS)
+    check_kind("model", store.find(job.model), *MODEL_KINDS)
     how = job.WhichOneof("how")
     if how is None:
         raise InvalidRequestError("pack: expected scheme, recipe or search, got none")
     if how == "search":
         _check_search(job.search)
     if job.dataset:
-        _check_kind(store.resolve(job.dataset), "dataset")
+        check_kind("dataset", store.find(job.dataset), "dataset")
     elif how == "search":
         raise InvalidRequestError("dataset: expected one beside a search, got an empty string")
     elif job.num_samples:
@@ -52,8 +49,8 @@ def check_pack(job: pb.PackJob, store: ArtifactStore) -> None:
 
 def check_sweep(job: pb.SweepJob, store: ArtifactStore) -> None:
     """As `check_pack`."""
-    _check_kind(store.resolve(job.model), *MODEL_KINDS)
-    _check_kind(store.resolve(job.dataset), "dataset")
+    check_kind("model", store.find(job.model), *MODEL_KINDS)
+    check_kind("dataset", store.find(job.dataset), "dataset")
     _check_numbers(job)
     if job.HasField("search"):
         _check_search(job.search)
@@ -73,7 +70,7 @@ def check_sweep(job: pb.SweepJob, store: ArtifactStore) -> None:
 
 def do_pack(job: pb.PackJob, store: ArtifactStore, on_progress: OnProgress) -> str:
     """Packs; gives the digest of the pack."""
-    with _quantpack_installed("pack"):
+    with imported("pack", "quantpack"):
         from quantpack.wire import ecm_search_from_proto, recipe_from_proto, scheme_from_proto
         from vlmpress_services.jobs.quantizing.work import QuestionSource, pack_artifact
     how: Scheme | Recipe | EcmSearch
@@ -95,7 +92,7 @@ def do_pack(job: pb.PackJob, store: ArtifactStore, on_progress: OnProgress) -> s
 
 def do_sweep(job: pb.SweepJob, store: ArtifactStore, on_progress: OnProgress) -> str:
     """Sweeps; gives the digest of the report."""
-    with _quantpack_installed("sweep"):
+    with imported("sweep", "quantpack"):
         from quantpack import standard_settings
         from quantpack.wire import ecm_search_from_proto, setting_from_proto
         from vlmpress_services.jobs.quantizing.work import QuestionSource, sweep_artifact
@@ -118,13 +115,6 @@ def do_sweep(job: pb.SweepJob, store: ArtifactStore, on_progress: OnProgress) ->
         ).digest
 
 
-def _check_kind(artifact: Artifact, *kinds: str) -> None:
-    if artifact.manifest.kind not in kinds:
-        raise InvalidRequestError(
-            f"artifact {artifact.digest}: expected a kind of {', '.join(kinds)}, got {artifact.manifest.kind}"
-        )
-
-
 def _check_search(search: quantpack_pb2.EcmSearch) -> None:
     if not 0 < search.max_accuracy_drop <= 1:
         raise InvalidRequestError(
@@ -143,16 +133,6 @@ def _numbers(job: pb.PackJob | pb.SweepJob) -> dict[str, int]:
         "num_samples": job.num_samples or DEFAULT_NUM_SAMPLES,
         "num_questions": job.num_questions or DEFAULT_NUM_QUESTIONS,
     }
-
-
-@contextmanager
-def _quantpack_installed(work: str) -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise ExtraMissingError(
-            f"{work}: package not installed; pip install 'vlmpress-services[quantpack]' on the server"
-        ) from error
 
 
 def _check_can_draw(work: str) -> None:

@@ -3,10 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -16,8 +13,9 @@ from google.protobuf import json_format
 from vlmpress.artifact import COMPRESSION_WEIGHTS_FILE, Artifact, digest_bytes
 from vlmpress.artifact.extensions import POLICY_FILE
 from vlmpress.job.v1 import job_pb2 as pb
-from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
+from vlmpress_services.errors import InvalidRequestError
 from vlmpress_services.jobs.progress import Report
+from vlmpress_services.jobs.requirements import MODEL_KINDS, check_kind, check_ray, imported
 from vlmpress_services.store.interface import ArtifactStore
 from vlmpress_services.workers.group import OnReport, WorkerGroup
 
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from vlmpress_services.jobs.training.settings import RunPlan
     from vlmpress_services.jobs.training.work import Outcome
 
-MODEL_KINDS = ("model", "edge_model")
 DISTRIBUTION = "vlmpress-services"
 MAX_WORKERS, MAX_STAGES, MAX_SETTINGS_CHARS, MAX_SEED = 256, 64, 65_536, 2**32 - 1
 SCHEDULE, RECORD = "schedule.json", "training.json"
@@ -41,8 +38,8 @@ def check_train(job: pb.TrainJob, store: ArtifactStore) -> None:
         ExtraMissingError: stagetrain is not installed.
     """
     model, dataset = store.resolve(job.model), store.resolve(job.dataset)
-    _check_kind("model", model, *MODEL_KINDS)
-    _check_kind("dataset", dataset, "dataset")
+    check_kind("model", model, *MODEL_KINDS)
+    check_kind("dataset", dataset, "dataset")
     for name, what in ((POLICY_FILE, "a token reducer's policy"), (COMPRESSION_WEIGHTS_FILE, "a learned compressor")):
         if (model.path / name).exists():
             raise InvalidRequestError(f"model: expected one without {what}, got {name}")
@@ -54,9 +51,9 @@ def check_train(job: pb.TrainJob, store: ArtifactStore) -> None:
     ):
         if value > most:
             raise InvalidRequestError(f"{field}: expected at most {most}, got {value}")
-    if job.num_workers > 1 and find_spec("ray") is None:
-        raise ExtraMissingError("num_workers: Ray not installed; pip install 'vlmpress-services[ray]' on the server")
-    with _stagetrain_installed():
+    if job.num_workers > 1:
+        check_ray("num_workers")
+    with imported("train", "stagetrain"):
         from vlmpress_services.jobs.training.settings import check_plan, plan_of
     with TemporaryDirectory() as folder:
         check_plan(plan_of(job, model.path, dataset.path, Path(folder)))
@@ -64,7 +61,7 @@ def check_train(job: pb.TrainJob, store: ArtifactStore) -> None:
 
 def do_train(job: pb.TrainJob, store: ArtifactStore, report: Report) -> str:
     """Trains; gives the digest of the model."""
-    with _stagetrain_installed():
+    with imported("train", "stagetrain"):
         from vlmpress_services.jobs.training.settings import plan_of
     model, dataset = store.verify(job.model), store.verify(job.dataset)
     folder = store.root / "runs" / f"train-{_run_digest(job, model, dataset)[:32]}"
@@ -78,16 +75,6 @@ def do_train(job: pb.TrainJob, store: ArtifactStore, report: Report) -> str:
 def _most_workers() -> int:
     # A cluster of the server's own has one core for each worker, or two on a machine with one.
     return MAX_WORKERS if os.environ.get("RAY_ADDRESS") else max(2, os.cpu_count() or 1)
-
-
-@contextmanager
-def _stagetrain_installed() -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise ExtraMissingError(
-            f"train: package not installed ({error}); pip install 'vlmpress-services[stagetrain]' on the server"
-        ) from error
 
 
 def _run_digest(job: pb.TrainJob, model: Artifact, dataset: Artifact) -> str:
@@ -175,8 +162,3 @@ def _record(job: pb.TrainJob, outcome: "Outcome") -> dict[str, Any]:
         "losses_nats": list(outcome.losses),
         "skipped": list(outcome.skipped),
     }
-
-
-def _check_kind(field: str, artifact: Artifact, *kinds: str) -> None:
-    if artifact.manifest.kind not in kinds:
-        raise InvalidRequestError(f"{field}: expected a kind of {', '.join(kinds)}, got {artifact.manifest.kind}")

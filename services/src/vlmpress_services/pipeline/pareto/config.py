@@ -28,8 +28,8 @@ class ParetoConfig:
         axes: Values by field, named as its path in `base`: `{edge.fusion: [none, cross], reduction.tau: [0.5, 0.6]}`.
         combine: "each": the base, and it with one field changed; "all": every combination.
         measure: Models of each variant that are measured. One that a change does not reach is made and measured once.
-        cpus_per_worker: Cores of each variant's and each shard's worker on Ray.
-        gpus_per_worker: GPUs, or a share of one.
+        cpus_per_worker: Cores of each variant's worker on Ray; those of shards stand in `base.evaluation`.
+        gpus_per_worker: GPUs of each variant's worker, or a share of one.
     """
 
     base: dict[str, Any] = field(default_factory=dict)

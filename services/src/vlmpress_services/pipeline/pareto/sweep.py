@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from vlmpress.artifact import Artifact
-from vlmpress.cli import progress
 from vlmpress_services.pipeline.config import RunConfig
 from vlmpress_services.pipeline.evaluation import make_evaluation
 from vlmpress_services.pipeline.main_job import quiet_torch
@@ -21,16 +20,13 @@ MAKING = 0.8
 """Share of the work that making the variants is taken for; the rest is measuring."""
 
 
-def sweep(config: ParetoConfig, place: str, on_progress: OnShare = lambda *_: None) -> tuple[Artifact, list[Point]]:
-    """Runs a sweep into the folder `out` of its base; what an earlier one made is found again.
+def sweep(config: ParetoConfig, place: str, on_progress: OnShare) -> Artifact:
+    """Runs a sweep into the folder `out` of its base and gives its report; what an earlier one made is found again.
 
     Args:
         config: What to vary.
         place: Where the configuration comes from, for errors.
         on_progress: Told the share of the work that is done, and what was done last.
-
-    Returns:
-        The report and its points.
 
     Raises:
         UserError: A field of an axis does not exist, a value cannot be right, or there are too many variants.
@@ -38,7 +34,7 @@ def sweep(config: ParetoConfig, place: str, on_progress: OnShare = lambda *_: No
     variants = variants_of(config, place)
     base = variants[0].config
     quiet_torch()
-    stepper = Stepper(base.out.resolve(), base.seed, versions())
+    stepper = _stepper(base)
     for variant in variants:
         make_data(variant.config, _stepper(variant.config))
     resources = TaskResources(cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)
@@ -48,7 +44,7 @@ def sweep(config: ParetoConfig, place: str, on_progress: OnShare = lambda *_: No
     with stepper.store.draft() as draft:
         artifact = write_report(draft, points)
     stepper.store.tag("pareto", artifact.digest)
-    return artifact, points
+    return artifact
 
 
 def make_variant(config: RunConfig, measure: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -78,13 +74,11 @@ def _make(
     """Every variant's models, in the variants' order."""
     calls = [(replace(variant.config, out=variant.config.out.resolve()), measure) for variant in variants]
     made: dict[int, dict[str, tuple[str, str]]] = {}
-    with progress("variants") as shown:
-        # The first one alone: most of what the others need is made with it, and they would only wait.
-        for first, several in ((0, calls[:1]), (1, calls[1:])):
-            for index, models in runner.each(make_variant, several, resources):
-                made[first + index] = models
-                shown.update(len(made), len(variants), variants[first + index].name)
-                on_progress(MAKING * len(made) / len(variants), f"made: {variants[first + index].name}")
+    # The first one alone: most of what the others need is made with it, and they would only wait.
+    for first, several in ((0, calls[:1]), (1, calls[1:])):
+        for index, models in runner.each(make_variant, several, resources):
+            made[first + index] = models
+            on_progress(MAKING * len(made) / len(variants), f"made: {variants[first + index].name}")
     return [made[index] for index in range(len(variants))]
 
 

@@ -1,0 +1,34 @@
+"""What several kinds of jobs ask before they begin: artifacts of some kind, and installed packages."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
+from vlmpress_services.store.interface import Described
+
+MODEL_KINDS = ("model", "edge_model")
+"""Kinds of artifacts that hold a model's own weights."""
+
+
+def check_kind(field: str, artifact: Described, *kinds: str) -> None:
+    """Raises InvalidRequestError unless the artifact that a field names is of one of these kinds."""
+    if artifact.manifest.kind not in kinds:
+        raise InvalidRequestError(f"{field}: expected a kind of {', '.join(kinds)}, got {artifact.manifest.kind}")
+
+
+def check_ray(fields: str) -> None:
+    """Raises ExtraMissingError unless Ray is installed, which these fields ask for."""
+    if find_spec("ray") is None:
+        raise ExtraMissingError(f"{fields}: Ray not installed; pip install 'vlmpress-services[ray]' on the server")
+
+
+@contextmanager
+def imported(work: str, extra: str) -> Iterator[None]:
+    """A block that imports what only an extra brings; raises ExtraMissingError, naming it, where that is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise ExtraMissingError(
+            f"{work}: package not installed ({error}); pip install 'vlmpress-services[{extra}]' on the server"
+        ) from error
