@@ -7,6 +7,7 @@ from pathlib import Path
 from google.protobuf.message import Message
 
 from vlmpress_services.jobs.table import ENDED, JobTable
+from vlmpress_services.store.names import is_digest
 
 
 def roots(store_root: Path) -> set[str]:
@@ -23,6 +24,11 @@ def _job_digests(store_root: Path) -> Iterator[str]:
         if ended:
             job.ClearField("spec")
         yield from _texts(job)
+
+
+def digests_in(message: Message) -> set[str]:
+    """Digests that a message names, at any depth."""
+    return {text for text in _texts(message) if is_digest(text)}
 
 
 def _texts(message: Message) -> Iterator[str]:

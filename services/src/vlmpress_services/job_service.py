@@ -10,6 +10,7 @@ from vlmpress.job.v1 import job_pb2
 from vlmpress.job.v1 import job_service_pb2 as pb
 from vlmpress.job.v1 import job_service_pb2_grpc as pb_grpc
 from vlmpress_services.errors import StoppingError
+from vlmpress_services.garbage import digests_in
 from vlmpress_services.jobs.opening import open_places
 from vlmpress_services.jobs.paging import page_of
 from vlmpress_services.jobs.runner import JobRunner
@@ -86,9 +87,12 @@ class JobService(Service, pb_grpc.JobServiceServicer):
 
     def _made(self, request: pb.CreateJobRequest) -> job_pb2.Job:
         # A call that is made again finds its job even when what the job needed is gone by now.
-        job = self._table.made_by(request.request_id, request.spec) if request.request_id else None
+        job = self._table.made_by(request.request_id, request.spec)
         if job is None:
             check_spec(request.spec, self._store)
+            # Garbage collection that has begun knows nothing of a new job.
+            for digest in digests_in(request.spec):
+                self._store.refresh(digest)
             job = self._table.create(request.request_id, request.spec)
         return job
 

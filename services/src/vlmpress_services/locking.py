@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from vlmpress_services.errors import LockedError
@@ -21,21 +21,27 @@ def locked(path: Path, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
     Raises:
         LockedError: Another process held it for the whole of `timeout_s`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline_s = time.monotonic() + timeout_s
+    while (handle := take(path)) is None:
+        if time.monotonic() >= deadline_s:
+            raise LockedError(f"{path}: expected to be alone here within {timeout_s:g} s, got another process")
+        time.sleep(POLL_INTERVAL_S)
     try:
-        deadline_s = time.monotonic() + timeout_s
-        while not _taken(handle):
-            if time.monotonic() >= deadline_s:
-                raise LockedError(f"{path}: expected to be alone here within {timeout_s:g} s, got another process")
-            time.sleep(POLL_INTERVAL_S)
         yield
     finally:
         os.close(handle)
 
 
-def _taken(handle: int) -> bool:
-    with suppress(OSError):
+def take(path: Path) -> int | None:
+    """A handle that holds the lock of a file, which is made if need be, until it is closed; None: somebody holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlmpress.artifact import ArtifactError
-from vlmpress_services.errors import ServicesError
+from vlmpress_services.errors import InvalidRequestError, NotFoundError
 from vlmpress_services.jobs.lines import Listener, details_of
 from vlmpress_services.jobs.logs import AttemptLog, commit_logs, drop_logs, log_folder
 from vlmpress_services.jobs.table import Attempt, JobTable
@@ -86,8 +86,7 @@ class Attendance:
     def settle(self) -> None:
         """The job was cancelled and its worker is gone."""
         self._close()
-        if self._table.settle(self._attempt, self._commit()):
-            drop_logs(self._folder)
+        self._settle(self._commit())
 
     def _finish(self, failure: str) -> None:
         log = self._commit()
@@ -96,16 +95,21 @@ class Attendance:
         else:
             assert self._result is not None
             done = self._table.succeed(self._attempt, self._result, log)
-        # Else it was cancelled in this moment, or another server is at it.
-        if done:
+        if not done:
+            # It was cancelled in this moment, or another server is at it.
+            self._settle(log)
+        elif log:
             drop_logs(self._folder)
-        else:
-            self.settle()
+
+    def _settle(self, log: str) -> None:
+        # Without a log the job stays unsettled, and the next look tries again.
+        if log and self._table.settle(self._attempt, log):
+            drop_logs(self._folder)
 
     def _fault(self, digest: str) -> str:
         try:
             self._store.resolve(digest)
-        except (ServicesError, ArtifactError) as error:
+        except (NotFoundError, InvalidRequestError, ArtifactError) as error:
             return f"result: expected an artifact in the server's store, got none that can be read ({error})"
         return ""
 

@@ -10,16 +10,13 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from vlmpress.job.v1 import job_pb2 as pb
-from vlmpress_services.jobs.progress import Details
+from vlmpress_services.jobs.progress import DETAILS, Details
 
 MARK = b"@vlmpress-job "
 # Longer writes to a pipe could be torn by other threads' output.
 MAX_LINE_BYTES = 4096
 MAX_TEXT_BYTES = 1500
 MAX_OPEN_LINE_BYTES = 64 << 10
-
-_DETAILS: dict[str, type[Details]] = {"train_progress": pb.TrainProgress, "distill_progress": pb.DistillProgress}
 
 
 class Speaker:
@@ -31,7 +28,7 @@ class Speaker:
     def report(self, progress: float, message: str, details: Details | None = None) -> None:
         """Share of the work done and a line on what is being done."""
         said: dict[str, Any] = {"progress": progress, "message": _bounded(message)}
-        for name, kind in _DETAILS.items():
+        for name, kind in DETAILS.items():
             if isinstance(details, kind):
                 said[name] = json_format.MessageToDict(details, preserving_proto_field_name=True)
         self._say(said)
@@ -88,7 +85,7 @@ class Listener:
 
 def details_of(said: Mapping[str, Any]) -> Details | None:
     """The job's own terms of how far it is, if it said any."""
-    for name, kind in _DETAILS.items():
+    for name, kind in DETAILS.items():
         if name in said:
             return json_format.ParseDict(said[name], kind(), ignore_unknown_fields=True)
     return None

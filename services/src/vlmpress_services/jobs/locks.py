@@ -1,11 +1,11 @@
 """Who is at work on a job: a lock that the kernel drops with the last process that holds it."""
 
-import fcntl
 import os
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from vlmpress_services.locking import take
 
 
 class JobLock:
@@ -17,13 +17,8 @@ class JobLock:
     @classmethod
     def take(cls, folder: Path, job_id: str) -> Self | None:
         """The job's lock, or None when somebody holds it."""
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / f"{job_id}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return cls(handle)
-        os.close(handle)
-        return None
+        handle = take(folder / f"{job_id}.lock")
+        return None if handle is None else cls(handle)
 
     def name(self, process_id: int) -> None:
         """Writes a process's id into the file, for people who look for the process behind a job."""

@@ -9,8 +9,9 @@ from vlmpress.job.v1 import job_pb2 as pb
 OnProgress = Callable[[float, str], None]
 
 
-# The same in a job's own terms.
+# The same in a job's own terms, by the name of its field in Job.
 Details = pb.TrainProgress | pb.DistillProgress
+DETAILS: dict[str, type[Details]] = {"train_progress": pb.TrainProgress, "distill_progress": pb.DistillProgress}
 
 
 class Report(Protocol):

@@ -1,5 +1,6 @@
 """What several kinds of jobs ask before they begin: artifacts of some kind, and installed packages."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ from vlmpress_services.store.interface import Described
 
 MODEL_KINDS = ("model", "edge_model")
 """Kinds of artifacts that hold a model's own weights."""
+MAX_PROCESSES = 256
 
 
 def check_kind(field: str, artifact: Described, *kinds: str) -> None:
@@ -21,6 +23,12 @@ def check_ray(fields: str) -> None:
     """Raises ExtraMissingError unless Ray is installed, which these fields ask for."""
     if find_spec("ray") is None:
         raise ExtraMissingError(f"{fields}: Ray not installed; pip install 'vlmpress-services[ray]' on the server")
+
+
+def most_processes() -> int:
+    """How many workers a run may ask for."""
+    # A cluster of the server's own has one core for each worker, or two on a machine with one.
+    return MAX_PROCESSES if os.environ.get("RAY_ADDRESS") else max(2, os.cpu_count() or 1)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from vlmpress_services.jobs.attending import Attendance
 from vlmpress_services.jobs.locks import JobLock
@@ -73,47 +73,48 @@ class JobRunner:
         self._attending = {job_id: task for job_id, task in self._attending.items() if not task.done()}
         if time.monotonic() >= self._next_left_s:
             self._next_left_s = time.monotonic() + LEFT_INTERVAL_S
-            for attempt, lock, cancelled in await asyncio.to_thread(self._left):
-                follow = self._ended_elsewhere if cancelled else self._attend
-                self._attending[attempt.job_id] = asyncio.create_task(follow(attempt, lock))
-        for attempt, lock in await asyncio.to_thread(self._begun, self._max_jobs - len(self._attending)):
-            _log.info("job %s: attempt %d", attempt.job_id, attempt.number)
-            self._attending[attempt.job_id] = asyncio.create_task(self._attend(attempt, lock))
-
-    def _begun(self, num_free: int) -> list[tuple[Attempt, JobLock]]:
-        """New attempts of pending jobs, at most so many."""
-        begun: list[tuple[Attempt, JobLock]] = []
-        for job_id in self._table.pending() if num_free > 0 else ():
-            lock = JobLock.take(self._table.folder, job_id)
-            # Somebody who was given up still dies.
-            if lock is None:
+            await self._take_over()
+        if len(self._attending) >= self._max_jobs:
+            return
+        for job_id in await asyncio.to_thread(self._table.pending):
+            begun = await asyncio.to_thread(self._begun, job_id)
+            if begun is None:
                 continue
-            attempt = self._table.begin(job_id, self._place)
-            if attempt is None:
-                lock.close()
-                continue
-            begun.append((attempt, lock))
-            if len(begun) == num_free:
-                break
-        return begun
+            attempt, lock = begun
+            _log.info("job %s: attempt %d", job_id, attempt.number)
+            self._attending[job_id] = asyncio.create_task(self._attend(attempt, lock))
+            if len(self._attending) >= self._max_jobs:
+                return
 
-    def _left(self) -> list[tuple[Attempt, JobLock, bool]]:
-        """Attempts that nobody attends to any more and that still need it; whether their jobs were cancelled."""
-        left: list[tuple[Attempt, JobLock, bool]] = []
-        found = [(each, False) for each in self._table.running()] + [(each, True) for each in self._table.unsettled()]
-        for attempt, cancelled in found:
+    async def _take_over(self) -> None:
+        """Attends to attempts that nobody attends to any more and that still need it."""
+        running, unsettled = await asyncio.to_thread(lambda: (self._table.running(), self._table.unsettled()))
+        for attempt in (*running, *unsettled):
             place = self._places.get(attempt.runner)
             if attempt.job_id in self._attending or place is None:
                 continue
-            lock = JobLock.take(self._table.folder, attempt.job_id)
+            lock = await asyncio.to_thread(JobLock.take, self._table.folder, attempt.job_id)
             if lock is None:
                 continue
-            if cancelled or (place.outlives_server and self._table.counts(attempt)):
-                left.append((attempt, lock, cancelled))
-                continue
-            with lock:
-                self._attendance(attempt).lose("its server or its worker was killed")
-        return left
+            if attempt in unsettled:
+                follow = self._ended_elsewhere
+            else:
+                follow = self._attend if place.outlives_server else self._lost
+            self._attending[attempt.job_id] = asyncio.create_task(follow(attempt, lock))
+
+    def _begun(self, job_id: str) -> tuple[Attempt, JobLock] | None:
+        """A new attempt of a pending job; None when somebody else is at it."""
+        lock = JobLock.take(self._table.folder, job_id)
+        # Somebody who was given up still dies.
+        if lock is None:
+            return None
+        with ExitStack() as failing:
+            failing.enter_context(lock)
+            attempt = self._table.begin(job_id, self._place)
+            if attempt is None:
+                return None
+            failing.pop_all()
+            return attempt, lock
 
     async def _attend(self, attempt: Attempt, lock: JobLock) -> None:
         place, attendance = self._places[attempt.runner], self._attendance(attempt)
@@ -122,6 +123,9 @@ class JobRunner:
             await asyncio.to_thread(attendance.hear, data)
 
         with lock:
+            # Another server may have seen to it between the look at the table and the lock.
+            if not await self._counts(attempt):
+                return
             running = asyncio.create_task(place.run(attempt, lock, hear))
             while not (await asyncio.wait((running,), timeout=POLL_INTERVAL_S))[0]:
                 if self._stopping:
@@ -135,6 +139,11 @@ class JobRunner:
                     await self._surely(attendance.settle)
                     return
             await self._surely(lambda: attendance.end(_outcome(running)))
+
+    async def _lost(self, attempt: Attempt, lock: JobLock) -> None:
+        """Gives up what died with its server."""
+        with lock:
+            await self._surely(lambda: self._attendance(attempt).lose("its server or its worker was killed"))
 
     async def _ended_elsewhere(self, attempt: Attempt, lock: JobLock) -> None:
         """Ends what runs of a job that was cancelled while its server died."""

@@ -13,15 +13,13 @@ from google.protobuf import timestamp_pb2
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import AlreadyExistsError, InvalidRequestError, NotFoundError
 from vlmpress_services.jobs.database import JobDatabase
-from vlmpress_services.jobs.progress import Details
+from vlmpress_services.jobs.progress import DETAILS, Details
 
 MAX_REQUEST_ID_CHARS = 128
 # Times the attempts that were lost so far: what made them die may pass.
 LOST_PAUSE_S = 1.0
 ENDED = (pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED)
 ALIVE = (pb.JOB_STATE_PENDING, pb.JOB_STATE_RUNNING)
-
-_DETAILS: dict[str, type[Details]] = {"train_progress": pb.TrainProgress, "distill_progress": pb.DistillProgress}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +60,7 @@ class JobTable:
             InvalidRequestError: `request_id` is empty or too long.
             AlreadyExistsError: It made a job of another spec.
         """
-        if not 1 <= len(request_id) <= MAX_REQUEST_ID_CHARS:
-            raise InvalidRequestError(
-                f"request_id: expected 1 to {MAX_REQUEST_ID_CHARS} characters, got {len(request_id)}"
-            )
+        _check_request_id(request_id)
         with self._database.open() as database:
             row = database.execute("SELECT * FROM jobs WHERE request_id = ?", (request_id,)).fetchone()
         if row is None:
@@ -79,9 +74,7 @@ class JobTable:
 
     def create(self, request_id: str, spec: pb.JobSpec) -> pb.Job:
         """A new pending job, or the one that `request_id` made before; errors as `made_by`."""
-        job = self.made_by(request_id, spec)
-        if job is not None:
-            return job
+        _check_request_id(request_id)
         now_ns = time.time_ns()
         with self._database.open() as database:
             database.execute(
@@ -162,7 +155,7 @@ class JobTable:
     def report(self, attempt: Attempt, progress: float, message: str, details: Details | None = None) -> bool:
         """Progress (0 to 1) and a line on what is being done; False when the attempt no longer counts."""
         fields: dict[str, float | str | bytes] = {"progress": progress, "message": message}
-        for column, kind in _DETAILS.items():
+        for column, kind in DETAILS.items():
             if isinstance(details, kind):
                 fields[column] = details.SerializeToString()
         return self._change(attempt, **fields)
@@ -219,6 +212,11 @@ class JobTable:
             return cursor.rowcount == 1
 
 
+def _check_request_id(request_id: str) -> None:
+    if not 1 <= len(request_id) <= MAX_REQUEST_ID_CHARS:
+        raise InvalidRequestError(f"request_id: expected 1 to {MAX_REQUEST_ID_CHARS} characters, got {len(request_id)}")
+
+
 def _attempt(row: sqlite3.Row) -> Attempt:
     return Attempt(
         job_id=row["job_id"],
@@ -233,7 +231,7 @@ def _job(row: sqlite3.Row) -> pb.Job:
     created, updated = timestamp_pb2.Timestamp(), timestamp_pb2.Timestamp()
     created.FromNanoseconds(row["create_time_ns"])
     updated.FromNanoseconds(row["update_time_ns"])
-    details: dict[str, Any] = {name: kind.FromString(row[name]) for name, kind in _DETAILS.items() if row[name]}
+    details: dict[str, Any] = {name: kind.FromString(row[name]) for name, kind in DETAILS.items() if row[name]}
     return pb.Job(
         job_id=row["job_id"],
         spec=pb.JobSpec.FromString(row["spec"]),

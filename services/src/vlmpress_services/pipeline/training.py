@@ -26,6 +26,7 @@ from vlmpress.artifact import Artifact, write_policy
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.data import Record
 from vlmpress_services.datasets import read_split
+from vlmpress_services.losses import tail_mean
 from vlmpress_services.pipeline.config import EdgeStep, ReductionStep, TowerStep, TrainStep
 from vlmpress_services.pipeline.stepping import Outcome, Work
 from vlmpress_services.pipeline.tiny_models import TinyShape, build_llava, build_processor, build_tower
@@ -53,7 +54,7 @@ def make_tower(dataset: Artifact, config: TowerStep, seed: int, work: Work) -> O
 
     losses = pretrain_tower(tower, attribute_task(records), pixels, config, seed, work.progress.update)
     _save(tower, processor, work.path)
-    return Outcome(model_spec(tower), {"final_loss_nats": _tail_mean(losses)})
+    return Outcome(model_spec(tower), {"final_loss_nats": tail_mean(losses)})
 
 
 def fresh_llava(tower: Artifact, num_layers: int, seed: int) -> tuple[LlavaForConditionalGeneration, Any]:
@@ -79,7 +80,7 @@ def make_llava(tower: Artifact, dataset: Artifact, config: TrainStep, seed: int,
     records = read_split(dataset.path, "train")
     losses = _train(model, processor, records, schedule, settings, work, curve=_curve(config.lr_schedule))
     _save(model, processor, work.path)
-    return Outcome(model_spec(model), {"final_loss_nats": _tail_mean(losses)})
+    return Outcome(model_spec(model), {"final_loss_nats": tail_mean(losses)})
 
 
 def make_reduced(
@@ -95,7 +96,7 @@ def make_reduced(
     detach(model)
     _save(model, processor, work.path)
     write_policy(work.path, proto)
-    return Outcome(model_spec(model), {"final_loss_nats": _tail_mean(losses)})
+    return Outcome(model_spec(model), {"final_loss_nats": tail_mean(losses)})
 
 
 def make_policy(student: Artifact, dataset: Artifact, config: ReductionStep, work: Work) -> Outcome:
@@ -135,7 +136,7 @@ def make_edge(student: Artifact, dataset: Artifact, config: EdgeStep, seed: int,
     settings = _settings(config, seed, work)
     losses = _train(model, processor, read_split(dataset.path, "train"), schedule, settings, work)
     _save(model.bfloat16(), processor, work.path)
-    return Outcome(spec_to_proto(EdgeModelSpec.of(model.config)), {"final_loss_nats": _tail_mean(losses)})
+    return Outcome(spec_to_proto(EdgeModelSpec.of(model.config)), {"final_loss_nats": tail_mean(losses)})
 
 
 def open_llava(artifact: Artifact) -> tuple[LlavaForConditionalGeneration, Any]:
@@ -198,9 +199,3 @@ def model_spec(model: Any) -> artifact_pb2.Model:
     """Specification of a model artifact, tied parameters counted once."""
     num_params = sum(parameter.numel() for parameter in model.parameters())
     return artifact_pb2.Model(model_type=model.config.model_type, num_params=num_params)
-
-
-def _tail_mean(losses: Sequence[float]) -> float:
-    """Mean of the last tenth: one batch's loss says little."""
-    tail = losses[-max(1, len(losses) // 10) :]
-    return sum(tail) / len(tail)

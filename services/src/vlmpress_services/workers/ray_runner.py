@@ -26,7 +26,10 @@ LOST = (
 def _reporting(function: Callable[..., Any], board: Any, *arguments: Any) -> Any:
     """Runs in the worker."""
     _set_threads(1)
-    return function(*arguments, on_progress=Reporter(board))
+    reporter = Reporter(board)
+    made = function(*arguments, on_progress=reporter)
+    reporter.flush()
+    return made
 
 
 def _plain(function: Callable[..., Any], num_threads: int, *arguments: Any) -> Any:
@@ -52,7 +55,9 @@ class RayRunner:
         pending = ray.remote(num_cpus=1)(_reporting).remote(function, watch.board, *arguments)
         while not ray.wait([pending], timeout=POLL_INTERVAL_S)[0]:
             watch.look()
-        return result(pending)
+        made = result(pending)
+        watch.look()
+        return made
 
     def each(
         self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], resources: TaskResources

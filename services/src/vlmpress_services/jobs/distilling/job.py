@@ -3,9 +3,8 @@
 import dataclasses
 import json
 import math
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -18,8 +17,10 @@ from google.protobuf import json_format
 from vlmpress.artifact import COMPRESSION_FILE, POLICY_FILE, Artifact, digest_bytes
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import InvalidRequestError
+from vlmpress_services.jobs.folders import run_folder
 from vlmpress_services.jobs.progress import Report
-from vlmpress_services.jobs.requirements import MODEL_KINDS, check_kind, check_ray, imported
+from vlmpress_services.jobs.requirements import MODEL_KINDS, check_kind, check_ray, imported, most_processes
+from vlmpress_services.losses import tail_mean
 from vlmpress_services.store.interface import ArtifactStore
 from vlmpress_services.workers.group import OnReport, TeacherGroup, WorkerGroup
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from vlmpress_services.workers.teachers import TeacherPool
 
 DISTRIBUTION = "vlmpress-services"
-MAX_PROCESSES, MAX_SETTINGS_CHARS, MAX_SEED = 256, 65_536, 2**32 - 1
+MAX_SETTINGS_CHARS, MAX_SEED = 65_536, 2**32 - 1
 # What verbdistill would run without, and not write again.
 NOT_TRAINED = {POLICY_FILE: "a token reducer's policy", COMPRESSION_FILE: "a compression"}
 RECORD = "distilling.json"
@@ -46,8 +47,8 @@ def check_distill(job: pb.DistillJob, store: ArtifactStore) -> None:
         verbdistill.VerbDistillError: The models cannot be a pair.
     """
     for field, value, most in (
-        ("num_workers", job.num_workers, _most_processes()),
-        ("num_teachers", job.num_teachers, _most_processes()),
+        ("num_workers", job.num_workers, most_processes()),
+        ("num_teachers", job.num_teachers, most_processes()),
         ("seed", job.seed, MAX_SEED),
         ("settings_yaml: characters", len(job.settings_yaml), MAX_SETTINGS_CHARS),
     ):
@@ -72,13 +73,12 @@ def check_distill(job: pb.DistillJob, store: ArtifactStore) -> None:
 def do_distill(job: pb.DistillJob, store: ArtifactStore, report: Report) -> str:
     """Distils; gives the digest of the model."""
     artifacts = {role: store.verify(artifact.digest) for role, artifact in _resolved(job, store).items()}
-    folder = store.root / "runs" / f"distill-{_run_digest(job, artifacts)[:32]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with imported("distill", "verbdistill"):
-        plan = _plan(job, artifacts, folder)
-    report(0.0, "loading")
-    outcome = _run(plan, job, _passing_on(report))
-    return _publish(job, store, artifacts, plan, outcome)
+    with run_folder(store, "distill", _run_digest(job, artifacts)) as folder:
+        with imported("distill", "verbdistill"):
+            plan = _plan(job, artifacts, folder)
+        report(0.0, "loading")
+        outcome = _run(plan, job, _passing_on(report))
+        return _publish(job, store, artifacts, plan, outcome)
 
 
 def _resolved(job: pb.DistillJob, store: ArtifactStore) -> dict[str, Artifact]:
@@ -112,11 +112,6 @@ def _plan(job: pb.DistillJob, artifacts: dict[str, Artifact], folder: Path) -> "
 
 def _on_ray(job: pb.DistillJob) -> bool:
     return job.num_workers > 1 or job.num_teachers > 0
-
-
-def _most_processes() -> int:
-    # A cluster of the server's own has a core for each worker, whatever the machine has.
-    return MAX_PROCESSES if os.environ.get("RAY_ADDRESS") else max(2, os.cpu_count() or 1)
 
 
 def _run_digest(job: pb.DistillJob, artifacts: dict[str, Artifact]) -> str:
@@ -192,7 +187,7 @@ def _publish(
     made = plan.folder / VERBALIZERS
     for path in sorted(made.iterdir()) if made.is_dir() else ():
         parents[f"{path.name}_verbalizers"] = store.add(path).digest
-    metrics = {f"final_{name}_loss": _final(losses) for name, losses in outcome.report.losses.items() if losses}
+    metrics = {f"final_{name}_loss": tail_mean(losses) for name, losses in outcome.report.losses.items() if losses}
     with store.draft() as draft:
         write_report(draft.path, outcome.report)
         text = json.dumps(json_format.MessageToDict(job, preserving_proto_field_name=True), indent=1)
@@ -215,9 +210,3 @@ def _publish(
         )
     shutil.rmtree(plan.folder, ignore_errors=True)
     return model.digest
-
-
-def _final(losses: Sequence[float]) -> float:
-    """Mean of the last tenth: one batch's loss says little."""
-    tail = losses[-max(1, len(losses) // 10) :]
-    return sum(tail) / len(tail)

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from vlmpress.artifact import digest_bytes
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import InvalidRequestError
+from vlmpress_services.jobs.folders import run_folder
 from vlmpress_services.jobs.progress import OnProgress
 from vlmpress_services.jobs.requirements import check_kind, check_ray, imported
-from vlmpress_services.locking import locked
 from vlmpress_services.serving.model_host import MODEL_KINDS
 from vlmpress_services.store.interface import ArtifactStore
 from vlmpress_services.workers.group import TaskResources
@@ -60,14 +60,13 @@ def do_evaluate(job: pb.EvaluateJob, store: ArtifactStore, on_progress: OnProgre
     def report(done: int, total: int, note: str) -> None:
         on_progress(done / total, f"{done} of {total} shards: {note}" if note else f"{done} of {total} shards")
 
-    # Equal for jobs that ask the same, whatever their workers; of two at a time the second waits.
+    # Equal for jobs that ask the same, whatever their workers.
     numbers = f"{questions.shard_questions} {questions.max_new_tokens}"
     asked = f"{questions.model.digest} {questions.dataset.digest} {numbers}"
-    folder = store.root / "runs" / f"evaluate-{digest_bytes(asked.encode())[:32]}"
     # Without a cluster of its own, the server starts one with a worker's cores for each worker.
     cores = math.ceil(num_workers * resources.cpus)
     with (
-        locked(folder / "run.lock", math.inf),
+        run_folder(store, "evaluate", digest_bytes(asked.encode())) as folder,
         open_runner("ray" if num_workers > 1 else "local", cores) as runner,
         store.draft() as draft,
     ):

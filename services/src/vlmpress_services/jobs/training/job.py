@@ -1,7 +1,6 @@
 """TrainJob: what can be refused before there is a job, and the work itself."""
 
 import json
-import os
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +13,10 @@ from vlmpress.artifact import COMPRESSION_WEIGHTS_FILE, Artifact, digest_bytes
 from vlmpress.artifact.extensions import POLICY_FILE
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import InvalidRequestError
+from vlmpress_services.jobs.folders import run_folder
 from vlmpress_services.jobs.progress import Report
-from vlmpress_services.jobs.requirements import MODEL_KINDS, check_kind, check_ray, imported
+from vlmpress_services.jobs.requirements import MODEL_KINDS, check_kind, check_ray, imported, most_processes
+from vlmpress_services.losses import tail_mean
 from vlmpress_services.store.interface import ArtifactStore
 from vlmpress_services.workers.group import OnReport, WorkerGroup
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from vlmpress_services.jobs.training.work import Outcome
 
 DISTRIBUTION = "vlmpress-services"
-MAX_WORKERS, MAX_STAGES, MAX_SETTINGS_CHARS, MAX_SEED = 256, 64, 65_536, 2**32 - 1
+MAX_STAGES, MAX_SETTINGS_CHARS, MAX_SEED = 64, 65_536, 2**32 - 1
 SCHEDULE, RECORD = "schedule.json", "training.json"
 
 
@@ -44,7 +45,7 @@ def check_train(job: pb.TrainJob, store: ArtifactStore) -> None:
         if (model.path / name).exists():
             raise InvalidRequestError(f"model: expected one without {what}, got {name}")
     for field, value, most in (
-        ("num_workers", job.num_workers, _most_workers()),
+        ("num_workers", job.num_workers, most_processes()),
         ("seed", job.seed, MAX_SEED),
         ("settings_yaml: characters", len(job.settings_yaml), MAX_SETTINGS_CHARS),
         ("schedule: stages", len(job.schedule.stages), MAX_STAGES),
@@ -64,17 +65,11 @@ def do_train(job: pb.TrainJob, store: ArtifactStore, report: Report) -> str:
     with imported("train", "stagetrain"):
         from vlmpress_services.jobs.training.settings import plan_of
     model, dataset = store.verify(job.model), store.verify(job.dataset)
-    folder = store.root / "runs" / f"train-{_run_digest(job, model, dataset)[:32]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    plan = plan_of(job, model.path, dataset.path, folder)
-    report(0.0, "loading")
-    outcome = _run(plan, job.num_workers, _passing_on(report))
-    return _publish(job, store, (model, dataset), folder, outcome)
-
-
-def _most_workers() -> int:
-    # A cluster of the server's own has one core for each worker, or two on a machine with one.
-    return MAX_WORKERS if os.environ.get("RAY_ADDRESS") else max(2, os.cpu_count() or 1)
+    with run_folder(store, "train", _run_digest(job, model, dataset)) as folder:
+        plan = plan_of(job, model.path, dataset.path, folder)
+        report(0.0, "loading")
+        outcome = _run(plan, job.num_workers, _passing_on(report))
+        return _publish(job, store, (model, dataset), folder, outcome)
 
 
 def _run_digest(job: pb.TrainJob, model: Artifact, dataset: Artifact) -> str:
@@ -150,7 +145,7 @@ def _publish(
             getattr(model.manifest, model.manifest.kind),
             producer=producer,
             parents=[("model", model.digest), ("dataset", dataset.digest), ("schedule", stages.digest)],
-            metrics={"final_loss_nats": outcome.final_loss, "num_steps": float(len(outcome.losses)), **speeds},
+            metrics={"final_loss_nats": tail_mean(outcome.losses), "num_steps": float(len(outcome.losses)), **speeds},
         )
     shutil.rmtree(folder, ignore_errors=True)
     return trained.digest

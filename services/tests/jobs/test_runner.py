@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -299,3 +300,32 @@ async def test_a_full_disk_keeps_no_job_from_its_end(
     await until(lambda: ended(table, job_id))
     await runner.close()
     assert (table.get(job_id).state, table.get(job_id).result) == (pb.JOB_STATE_SUCCEEDED, digest)
+
+
+async def test_a_table_that_fails_loses_no_job(table: JobTable, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = {"begin": 3, "running": 3, "counts": 1}
+
+    def failing(name: str, call: Any) -> Any:
+        def ask(*arguments: Any) -> Any:
+            # The second of the jobs, so that the first has been begun by then.
+            if failures[name] and (name != "begin" or arguments[1] == ids[1]):
+                failures[name] -= 1
+                raise sqlite3.OperationalError("disk I/O error")
+            return call(*arguments)
+
+        return ask
+
+    async def act(attempt: Attempt, hear: Any) -> str:
+        await hear(line(failed="done"))
+        return "exit code 0"
+
+    ids = [table.create(str(number), SPEC).job_id for number in range(3)]
+    for name in failures:
+        monkeypatch.setattr(JobTable, name, failing(name, getattr(JobTable, name)))
+    stage = Stage(act)
+    runner = runner_of(table, store, stage, max_jobs=3)
+    await runner.start()
+    await until(lambda: all(ended(table, job_id) for job_id in ids))
+    await runner.close()
+    assert not any(failures.values())
+    assert sorted(stage.ran) == sorted((job_id, 1) for job_id in ids)

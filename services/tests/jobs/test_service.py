@@ -1,25 +1,18 @@
 import asyncio
-import tempfile
-import uuid
+import os
 from typing import Any
 
 import grpc
 import pytest
 
-from quantpack import PartRecipe, Recipe, Scheme
-from quantpack.methods.gptq import Gptq
-from quantpack.wire import recipe_to_proto, scheme_to_proto
+from quantpack import Scheme
+from quantpack.wire import scheme_to_proto
 from vlmpress.job.v1 import job_pb2
 from vlmpress.job.v1 import job_service_pb2 as pb
 from vlmpress.job.v1.job_service_pb2_grpc import JobServiceStub
 from vlmpress.quantpack.v1 import quantpack_pb2
-from vlmpress_services.errors import INTERNAL_TEXT
-from vlmpress_services.jobs import work as job_work
-from vlmpress_services.jobs.attending import Attendance
-from vlmpress_services.jobs.lines import Speaker
 from vlmpress_services.jobs.locks import JobLock
 from vlmpress_services.jobs.table import JobTable
-from vlmpress_services.jobs.worker import work
 
 SCHEME = quantpack_pb2.Scheme(bits=4, granularity=quantpack_pb2.GRANULARITY_GROUP, group_size=16)
 
@@ -31,20 +24,6 @@ def pack_request(model: str, request_id: str = "r", scheme: Any = SCHEME) -> pb.
 
 async def ended(stub: JobServiceStub, job_id: str) -> list[Any]:
     return [response.job async for response in stub.WatchJob(pb.WatchJobRequest(job_id=job_id), timeout=120)]
-
-
-def worked(store: Any, spec: job_pb2.JobSpec) -> job_pb2.Job:
-    """A job as its worker's output leaves it, without a process."""
-    table = JobTable(store.root)
-    attempt = table.begin(table.create(uuid.uuid4().hex, spec).job_id)
-    assert attempt is not None
-    with tempfile.TemporaryFile() as output:
-        work(spec, store, Speaker(output.fileno()))
-        output.seek(0)
-        attendance = Attendance(table, store, attempt, 1)
-        attendance.hear(output.read())
-    attendance.end("the worker is gone")
-    return table.get(attempt.job_id)
 
 
 async def test_a_pack_job_puts_a_pack_into_the_store(serving: Any, store: Any, add_model: Any, refusal: Any) -> None:
@@ -127,46 +106,6 @@ async def test_a_cancelled_search_leaves_nothing(serving: Any, store: Any, add_m
     assert not [folder for folder in (store.root / "incoming").glob("*") if any(folder.iterdir())]
 
 
-@pytest.mark.parametrize(
-    ("recipe", "message"),
-    [
-        (Recipe(default=PartRecipe(method=Gptq())), "method gptq: expected calibration data, got none"),
-        (None, "recipe: default: scheme: granularity: expected one of"),
-    ],
-    ids=["no calibration", "no scheme"],
-)
-def test_a_recipe_that_does_not_fit_fails_with_one_line(
-    store: Any, add_model: Any, recipe: Recipe | None, message: str
-) -> None:
-    sent = quantpack_pb2.Recipe(default=quantpack_pb2.PartRecipe()) if recipe is None else recipe_to_proto(recipe)
-    last = worked(store, job_pb2.JobSpec(pack=job_pb2.PackJob(model=add_model().digest, recipe=sent)))
-    assert last.state == job_pb2.JOB_STATE_FAILED
-    assert last.message.startswith(message)
-
-
-def test_a_dataset_that_does_not_fit_fails_with_one_line(store: Any, add_model: Any) -> None:
-    from vlmpress.dataset.v1 import dataset_pb2
-
-    def job_on(records: str, image: bytes) -> str:
-        with store.draft() as draft:
-            (draft.path / "images").mkdir()
-            (draft.path / "images" / "0.png").write_bytes(image)
-            (draft.path / "records.jsonl").write_text(records)
-            dataset = draft.commit(dataset_pb2.Dataset(name="bad"), producer=("test", "0")).digest
-        pack = job_pb2.PackJob(model=add_model().digest, scheme=SCHEME, dataset=dataset)
-        last = worked(store, job_pb2.JobSpec(pack=pack))
-        assert last.state == job_pb2.JOB_STATE_FAILED
-        assert str(store.root) not in last.message
-        assert "\n" not in last.message
-        return str(last.message)
-
-    record = '{"split": "train", "image": "0.png", "question": "is it red ?", "answer": "yes"}'
-    assert "expected a readable image" in job_on(record, b"no image")
-    assert "line 1: expected a JSON object" in job_on("{", b"")
-    assert "expected a file, got none at store/" in job_on(record.replace("0.png", "1.png"), b"")
-    assert "expected at least one record of split train" in job_on(record.replace("train", "test"), b"")
-
-
 async def test_bad_requests_are_refused(serving: Any, add_log: Any, refusal: Any) -> None:
     invalid, missing = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
     empty_pipeline = job_pb2.JobSpec(pipeline=job_pb2.PipelineJob())
@@ -209,6 +148,19 @@ async def test_a_request_id_is_for_one_spec_and_outlives_what_it_needs(
         (store.root / "tags" / "it").unlink()
         assert (await stub.CreateJob(pack_request("it"))).job == job
         assert (await refusal(stub.CreateJob(pack_request("it", "another"))))[0] is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_new_job_keeps_what_it_names_from_a_collection_that_has_begun(
+    serving: Any, store: Any, add_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmpress_services.jobs.runner.JobRunner._look", _nothing)
+    model = add_model()
+    os.utime(model.path, (0, 0))
+    async with serving("job") as channel:
+        await JobServiceStub(channel).CreateJob(pack_request(model.digest))
+    # Its roots were read before the job was made.
+    assert not store.collect_garbage(lambda: (), 3600)
+    assert store.has(model.digest)
 
 
 async def test_jobs_are_listed_a_page_at_a_time(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,41 +242,3 @@ async def test_a_worker_that_always_dies_fails_its_job(
     assert log.manifest.log.source == f"job {job.job_id}"
     assert [(log.path / f"attempt-{number}.log").read_text() for number in (1, 2, 3)] == ["so long\n"] * 3
     assert not (store.root / "jobs" / "logs" / job.job_id).exists()
-
-
-@pytest.mark.parametrize("error", [RuntimeError("secret"), KeyError("secret")])
-def test_an_unexpected_error_of_a_job_stays_in_the_log(
-    store: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def break_down(*_: Any) -> str:
-        raise error
-
-    monkeypatch.setattr("vlmpress_services.jobs.worker.do_work", break_down)
-    last = worked(store, job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml="x")))
-    assert (last.state, last.message) == (job_pb2.JOB_STATE_FAILED, INTERNAL_TEXT)
-
-
-def test_a_pipeline_job_runs_the_main_job_inside_the_store(
-    store: Any, add_log: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    main_job = pytest.importorskip("vlmpress_services.pipeline.main_job")
-    seen: list[Any] = []
-
-    def run(config: Any, command: str, only: str | None = None) -> None:
-        from vlmpress.artifact.v1 import artifact_pb2
-        from vlmpress_services.store.local import LocalStore
-
-        seen.append(config)
-        made = LocalStore(config.out / "store")
-        with made.draft() as draft:
-            (draft.path / "report.md").write_text("all well")
-            report = draft.commit(artifact_pb2.Report(title="t"), producer=("test", "0"))
-        made.tag("report", report.digest)
-
-    monkeypatch.setattr(main_job, "run", run)
-    spec = job_pb2.JobSpec(pipeline=job_pb2.PipelineJob(config_yaml="out: /somewhere/else\nseed: 7\n"))
-    progress: list[Any] = []
-    digest = job_work.do_work(spec, store, lambda done, note: progress.append((done, note)))
-    assert store.verify(digest).manifest.kind == "report"
-    assert seen[0].seed == 7
-    assert seen[0].out.is_relative_to(store.root)

@@ -1,6 +1,7 @@
 """TrainJob in this process: what the worker does, and what is refused before there is a worker."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def test_a_model_is_trained_in_stages_and_published(store: Any, add_model: Any, 
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert not list((store.root / "runs").iterdir())
     assert not list((store.root / "incoming").iterdir())
+
+
+def test_two_jobs_that_ask_the_same_at_once_both_end_well(store: Any, add_model: Any, add_dataset: Any) -> None:
+    job = spec(model=add_model().digest, dataset=add_dataset().digest, scheme="plain")
+    with ThreadPoolExecutor(2) as pool:
+        made = [each.result() for each in [pool.submit(do_work, job, store, Reports()) for _ in range(2)]]
+    one, other = (weights(store.verify(digest).path) for digest in made)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not list((store.root / "runs").iterdir())
 
 
 def test_a_job_that_was_ended_goes_on_when_it_is_made_again(store: Any, add_model: Any, add_dataset: Any) -> None:
