@@ -13,12 +13,18 @@ SHARES = ("0.5", "0.99", "1")
 
 
 async def overload(address: str, path: str, data: bytes, num_callers: int, seconds: float) -> None:
-    """Every caller asks again at once when answered, and after about a second when refused, as it is told to."""
+    """Every caller asks again at once when answered, and after about a second when refused, as it is told to.
+
+    All of them begin in the same instant, so their first calls wait for each other, here and in the server; those are
+    counted apart, as `together_s`.
+    """
     codes: Counter[str] = Counter()
+    together_s: list[float] = []
     refused_s: list[float] = []
     end_s = time.monotonic() + seconds
 
     async def ask(channel: grpc.aio.Channel) -> None:
+        times_s = together_s
         while time.monotonic() < end_s:
             start_s = time.perf_counter()
             call = channel.unary_stream(path)(data, timeout=60)
@@ -28,15 +34,22 @@ async def overload(address: str, path: str, data: bytes, num_callers: int, secon
                 codes["OK"] += 1
             except grpc.aio.AioRpcError as error:
                 codes[error.code().name] += 1
-                refused_s.append(time.perf_counter() - start_s)
+                times_s.append(time.perf_counter() - start_s)
                 await asyncio.sleep(random.uniform(0.5, 1.5))
+            times_s = refused_s
 
     async with grpc.aio.insecure_channel(address) as channel:
+        await channel.channel_ready()
         await asyncio.gather(*(ask(channel) for _ in range(num_callers)))
-    refused_s.sort()
     # Few bytes: nobody reads them before this process has ended.
-    refused = {share: refused_s[min(len(refused_s) - 1, int(float(share) * len(refused_s)))] for share in SHARES}
-    sys.stdout.write(json.dumps({"codes": codes, "refused_s": refused}))
+    shown = {"codes": codes, "together_s": quantiles(together_s), "refused_s": quantiles(refused_s)}
+    sys.stdout.write(json.dumps(shown))
+
+
+def quantiles(times_s: list[float]) -> dict[str, float]:
+    """The shares of times, by the share."""
+    times_s.sort()
+    return {share: times_s[min(len(times_s) - 1, int(float(share) * len(times_s)))] for share in SHARES}
 
 
 if __name__ == "__main__":

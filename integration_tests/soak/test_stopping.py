@@ -7,16 +7,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from vlmpress.artifact import Artifact, create
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress.edgevlm.v1 import edgevlm_service_pb2 as pb
 from vlmpress.edgevlm.v1.edgevlm_service_pb2_grpc import EdgeVlmServiceStub
 from vlmpress_services.clients import ArtifactClient
+from vlmpress_services.clients.retries import Breaks
 from vlmpress_services.errors import ServiceError
 from vlmpress_services.store.local import LocalStore
 
@@ -47,8 +50,8 @@ def test_a_server_told_to_stop_ends_what_runs(
         assert time.monotonic() - start_s < GRACE_S + 1
 
 
-def push_on(address: str, folder: Path, acknowledged: list[str]) -> None:
-    """Writes artifacts to a server until it takes no more."""
+def push_on(address: str, folder: Path, acknowledged: list[str], codes: set[str]) -> None:
+    """Writes artifacts to a server until it takes no more, and keeps what it says then."""
     with ArtifactClient(address) as client:
         for number in itertools.count():
             directory = folder / str(number)
@@ -57,20 +60,27 @@ def push_on(address: str, folder: Path, acknowledged: list[str]) -> None:
                 draft.commit(artifact_pb2.Log(source=folder.name), producer=("soak", "1"))
             try:
                 acknowledged.append(client.push(directory))
-            except ServiceError:
+            except ServiceError as error:
+                codes.add(error.code)
                 return
 
 
 def test_what_was_acknowledged_is_there_when_the_server_has_stopped(
-    launch: Any, tmp_path: Path, count: Callable[[int, int], int]
+    launch: Any, tmp_path: Path, count: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The server does not come back, and nobody need wait for it.
+    monkeypatch.setattr("vlmpress_services.clients.artifact.Breaks", partial(Breaks, max_in_row=2))
     for repeat in range(count(10, 1)):
         store = LocalStore(tmp_path / f"store {repeat}")
         server = launch(store.root, "--services", "artifact", "--grace-s", str(GRACE_S), "--quiet")
         acknowledged: list[str] = []
-
-        folders = [tmp_path / f"{repeat}-{worker}" for worker in range(20)]
-        threads = [threading.Thread(target=push_on, args=(server.address, folder, acknowledged)) for folder in folders]
+        codes: set[str] = set()
+        threads = [
+            threading.Thread(
+                target=push_on, args=(server.address, tmp_path / f"{repeat}-{worker}", acknowledged, codes)
+            )
+            for worker in range(20)
+        ]
         for thread in threads:
             thread.start()
         time.sleep(2)
@@ -83,6 +93,7 @@ def test_what_was_acknowledged_is_there_when_the_server_has_stopped(
         report(f"SIGTERM, 20 writers: {len(acknowledged)} acknowledged, ended after {seconds:.2f} s")
         assert seconds < GRACE_S + 1
         assert acknowledged
+        assert codes == {"UNAVAILABLE"}
         for digest in acknowledged:
             store.verify(digest)
 

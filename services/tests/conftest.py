@@ -1,15 +1,21 @@
+import asyncio
 import io
 import os
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import grpc
 import pytest
 
 from vlmpress.artifact import Artifact
 from vlmpress.artifact.v1 import artifact_pb2
+from vlmpress.evaluation.v1 import evaluation_service_pb2
+from vlmpress_services.evaluation_service import EvaluationService
 from vlmpress_services.serving.server import Server, ServerConfig
 from vlmpress_services.store.local import LocalStore
 
@@ -54,6 +60,19 @@ def serving(store: LocalStore) -> Serving:
             await server.stop(0.2)
 
     return serve
+
+
+@pytest.fixture
+def held_scores(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Makes ScorePredictions wait until the event is set."""
+    release = asyncio.Event()
+
+    async def wait(*_: Any) -> Any:
+        await release.wait()
+        return evaluation_service_pb2.ScorePredictionsResponse()
+
+    monkeypatch.setattr(EvaluationService, "ScorePredictions", wait)
+    return release
 
 
 @pytest.fixture
@@ -177,3 +196,56 @@ def edge_model() -> Callable[..., Any]:
         return model
 
     return build
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Any:
+    """moto's S3; with `ignores` set it sees no conditions of writes."""
+    pytest.importorskip("moto.server")
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    class Quiet(DomainDispatcherApplication):
+        ignores = False
+
+        def __call__(self, environ: Any, start_response: Any) -> Any:
+            if self.ignores and environ["REQUEST_METHOD"] == "PUT":
+                for name in ("HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"):
+                    environ.pop(name, None)
+            return super().__call__(environ, start_response)
+
+    app = Quiet(create_backend_app)
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server.app_under_test = app  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def open_bucket(bucket_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Opens the store of a fresh bucket, each time as another machine would."""
+    from vlmpress_services.store.opening import open_store
+
+    endpoint = f"http://127.0.0.1:{bucket_server.server_port}"
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"bucket-{time.time_ns()}"
+    urlopen(Request(f"{endpoint}/{bucket}", method="PUT")).close()
+    machines = iter(range(100))
+
+    def open_one(**options: Any) -> Any:
+        return open_store(f"s3://{bucket}/some/prefix", root=tmp_path / f"machine{next(machines)}", **options)
+
+    open_one.url = f"s3://{bucket}/some/prefix"  # type: ignore[attr-defined]
+    yield open_one
+    bucket_server.app_under_test.ignores = False

@@ -1,5 +1,7 @@
 """TLS, certificates of clients, bearer tokens and their scopes: what is refused has done nothing."""
 
+import asyncio
+import ssl
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -122,6 +124,66 @@ async def test_without_a_clients_certificate_no_call(
         async with grpc.aio.secure_channel(server.address, channel_credentials(pems, "client")) as channel:
             assert (await answer(channel))[2] == "reached"
         assert [record.fields["principal"] for record in caplog.records if "access" in record.name] == ["client"]
+    finally:
+        await server.stop(0)
+
+
+def copied(pems: Any, folder: Path, client_ca: Path | None = None) -> TlsConfig:
+    """A server's files that a test may change."""
+    tls = TlsConfig(cert=folder / "cert.pem", key=folder / "key.pem", client_ca=client_ca)
+    for ours, given in ((tls.cert, pems.server_cert), (tls.key, pems.server_key)):
+        ours.write_bytes(given.read_bytes())
+    return tls
+
+
+async def shown_certificate(address: str) -> str:
+    """The certificate that a new connection gets, PEM."""
+    host, _, port = address.rpartition(":")
+    return await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)), timeout=TIMEOUT_S)
+
+
+async def test_a_renewed_certificate_holds_from_the_next_connection_on(
+    store: Any, pems: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "vlmpress_services")
+    tls = copied(pems, tmp_path)
+    server = Server(ServerConfig(listen="127.0.0.1:0", store=store.root, services=("evaluation",), tls=tls))
+    await server.start()
+    try:
+        async with grpc.aio.secure_channel(server.address, channel_credentials(pems)) as before:
+            assert await health(before) == health_pb2.HealthCheckResponse.SERVING
+            assert await shown_certificate(server.address) == pems.server_cert.read_text()
+            tls.key.write_bytes(pems.other_server_key.read_bytes())
+            assert await shown_certificate(server.address) == pems.server_cert.read_text()
+            assert "certificates: changed but cannot be read; what was read before stays in force: tls" in caplog.text
+            tls.cert.write_bytes(pems.other_server_cert.read_bytes())
+            assert await shown_certificate(server.address) == pems.other_server_cert.read_text()
+            assert "certificates: changed and were read again" in caplog.text
+            assert await health(before) == health_pb2.HealthCheckResponse.SERVING
+        async with grpc.aio.secure_channel(server.address, channel_credentials(pems, ca="other_ca")) as channel:
+            assert await health(channel) == health_pb2.HealthCheckResponse.SERVING
+        tls.key.unlink()
+        assert await shown_certificate(server.address) == pems.other_server_cert.read_text()
+    finally:
+        await server.stop(0)
+
+
+async def test_a_changed_client_ca_holds_from_the_next_connection_on(
+    store: Any, pems: Any, tmp_path: Path, calls: list[Any]
+) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(pems.ca.read_bytes())
+    tls = copied(pems, tmp_path, ca)
+    server = Server(ServerConfig(listen="127.0.0.1:0", store=store.root, services=("evaluation",), tls=tls))
+    await server.start()
+    try:
+        for taken, refused in (("client", "other_client"), ("other_client", "client")):
+            async with grpc.aio.secure_channel(server.address, channel_credentials(pems, taken)) as channel:
+                assert (await answer(channel))[2] == "reached"
+            async with grpc.aio.secure_channel(server.address, channel_credentials(pems, refused)) as channel:
+                assert (await answer(channel))[0] is grpc.StatusCode.UNAVAILABLE
+            ca.write_bytes(pems.other_ca.read_bytes())
+        assert len(calls) == 2
     finally:
         await server.stop(0)
 

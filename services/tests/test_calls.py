@@ -40,18 +40,6 @@ def details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo, e
     return info, retry if len(status.details) > 1 and status.details[1].Unpack(retry) else None
 
 
-async def hold(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Makes ScorePredictions wait until the event is set."""
-    release = asyncio.Event()
-
-    async def wait(*_: Any) -> Any:
-        await release.wait()
-        return evaluation_service_pb2.ScorePredictionsResponse()
-
-    monkeypatch.setattr(evaluation_service.EvaluationService, "ScorePredictions", wait)
-    return release
-
-
 @pytest.mark.parametrize(
     ("method", "data", "code", "reason"),
     [
@@ -104,13 +92,16 @@ async def test_an_answer_carries_the_request_id(serving: Any, sent: str, is_kept
     assert is_kept or len(got) == 32
 
 
-async def test_one_line_of_the_log_for_each_call(serving: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_one_line_of_the_log_for_each_call(
+    serving: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO, "vlmpress_services")
+    monkeypatch.setattr(caplog.handler, "formatter", JsonFormatter())
     async with serving("evaluation") as channel:
         await channel.unary_unary(SCORE)(ONE, metadata=(("x-request-id", "good"),))
         await failed(channel.unary_unary(SCORE)(MALFORMED, metadata=(("x-request-id", "bad"),)))
         await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
-    lines = [json.loads(JsonFormatter().format(record)) for record in caplog.records if "access" in record.name]
+    lines = [line for line in map(json.loads, caplog.text.splitlines()) if "access" in line["logger"]]
     assert [(line["request_id"], line["method"], line["code"]) for line in lines] == [
         ("good", "evaluation.ScorePredictions", "OK"),
         ("bad", "evaluation.ScorePredictions", "INVALID_ARGUMENT"),
@@ -120,8 +111,7 @@ async def test_one_line_of_the_log_for_each_call(serving: Any, caplog: pytest.Lo
     assert 0 <= lines[0]["seconds"] < 60
 
 
-async def test_overload_says_when_to_ask_again(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    release = await hold(monkeypatch)
+async def test_overload_says_when_to_ask_again(serving: Any, held_scores: asyncio.Event) -> None:
     async with serving("evaluation", max_concurrent=1) as channel:
         held = channel.unary_unary(SCORE)(ONE)
         await asyncio.sleep(0.1)
@@ -129,12 +119,11 @@ async def test_overload_says_when_to_ask_again(serving: Any, monkeypatch: pytest
         assert info.reason == "OVERLOADED"
         assert retry is not None
         assert retry.retry_delay.seconds >= 1
-        release.set()
+        held_scores.set()
         await held
 
 
-async def test_a_method_has_a_limit_of_its_own(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    release = await hold(monkeypatch)
+async def test_a_method_has_a_limit_of_its_own(serving: Any, held_scores: asyncio.Event) -> None:
     methods = {"evaluation.ScorePredictions": MethodConfig(max_concurrent=1, max_request_bytes=100)}
     async with serving("artifact", "evaluation", methods=methods) as channel:
         held = channel.unary_unary(SCORE)(ONE)
@@ -142,7 +131,7 @@ async def test_a_method_has_a_limit_of_its_own(serving: Any, monkeypatch: pytest
         error = await failed(channel.unary_unary(SCORE)(ONE))
         assert error.details() == "server busy: 1 calls of evaluation.ScorePredictions are running"
         assert (await failed(channel.unary_unary(GET)(b""))).code() is not grpc.StatusCode.RESOURCE_EXHAUSTED
-        release.set()
+        held_scores.set()
         await held
         error = await failed(channel.unary_unary(SCORE)(b"\0" * 101))
         assert error.details() == "request: expected at most 100 bytes, got 101"
@@ -157,9 +146,8 @@ async def test_a_larger_limit_of_one_method_raises_no_other(serving: Any) -> Non
 
 @pytest.mark.parametrize(("asked_s", "limits"), [(None, (0.2, 0)), (30, (0, 0.2)), (None, (0, 0.2))])
 async def test_a_call_ends_when_the_servers_limit_is_over(
-    serving: Any, monkeypatch: pytest.MonkeyPatch, asked_s: float | None, limits: tuple[float, float]
+    serving: Any, held_scores: asyncio.Event, asked_s: float | None, limits: tuple[float, float]
 ) -> None:
-    await hold(monkeypatch)
     async with serving("evaluation", default_timeout_s=limits[0], max_timeout_s=limits[1]) as channel:
         error = await failed(channel.unary_unary(SCORE)(ONE, timeout=asked_s))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -173,8 +161,7 @@ async def test_a_slow_sender_is_under_the_limit_too(serving: Any) -> None:
         assert details(await failed(call))[0].reason == "TIME_LIMIT"
 
 
-async def test_an_exempt_method_and_a_health_watch_stay_open(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    release = await hold(monkeypatch)
+async def test_an_exempt_method_and_a_health_watch_stay_open(serving: Any, held_scores: asyncio.Event) -> None:
     methods = {"evaluation.ScorePredictions": MethodConfig(default_timeout_s=0, max_timeout_s=0)}
     async with serving("evaluation", default_timeout_s=0.1, max_timeout_s=0.1, methods=methods) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
@@ -183,7 +170,7 @@ async def test_an_exempt_method_and_a_health_watch_stay_open(serving: Any, monke
         await asyncio.sleep(0.4)
         assert not held.done()
         assert not watch.done()
-        release.set()
+        held_scores.set()
         await held
         watch.cancel()
 

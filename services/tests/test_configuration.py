@@ -132,9 +132,10 @@ def vlmpress(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]
 
 def test_check_config_shows_what_would_hold_or_what_is_wrong(tmp_path: Path) -> None:
     written(tmp_path, {"services": "evaluation", "tokens": "tokens.yaml"})
-    done = vlmpress(tmp_path, "serve", "--config", "server.yaml", "--check-config", "--max-batch", "7")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: tokens.yaml: expected a readable file of tokens")
+    for option in ("--check-config", "--quiet"):
+        done = vlmpress(tmp_path, "serve", "--config", "server.yaml", option)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: tokens.yaml: expected a readable file of tokens")
     (tmp_path / "tokens.yaml").write_text("[]")
     done = vlmpress(tmp_path, "serve", "--config", "server.yaml", "--check-config", "--max-batch", "7")
     assert done.returncode == 0, done.stderr

@@ -1,12 +1,10 @@
 """The store in a bucket, on moto's S3 server, and on one that ignores conditions."""
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -21,58 +19,7 @@ from vlmpress_services.store.local import LocalStore
 from vlmpress_services.store.opening import open_store
 
 pytest.importorskip("moto.server")
-CONDITIONS = ("HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH")
 Open = Callable[..., ArtifactStore]
-
-
-@pytest.fixture(scope="module")
-def bucket_server() -> Iterator[Any]:
-    """moto's S3; with `ignores` set it sees no conditions of writes."""
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import make_server
-
-    class Quiet(DomainDispatcherApplication):
-        ignores = False
-
-        def __call__(self, environ: Any, start_response: Any) -> Any:
-            if self.ignores and environ["REQUEST_METHOD"] == "PUT":
-                for name in CONDITIONS:
-                    environ.pop(name, None)
-            return super().__call__(environ, start_response)
-
-    app = Quiet(create_backend_app)
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    server.app_under_test = app  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def open_bucket(bucket_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
-    """Opens the store of a fresh bucket, each time as another machine would."""
-    endpoint = f"http://127.0.0.1:{bucket_server.server_port}"
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "id",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    bucket = f"bucket-{time.time_ns()}"
-    urlopen(Request(f"{endpoint}/{bucket}", method="PUT")).close()
-    machines = iter(range(100))
-
-    def open_one(**options: Any) -> ArtifactStore:
-        return open_store(f"s3://{bucket}/some/prefix", root=tmp_path / f"machine{next(machines)}", **options)
-
-    open_one.url = f"s3://{bucket}/some/prefix"  # type: ignore[attr-defined]
-    yield open_one
-    bucket_server.app_under_test.ignores = False
 
 
 def commit(store: ArtifactStore, text: str, parents: list[str] | None = None) -> Artifact:
@@ -219,6 +166,42 @@ def test_garbage_goes_and_young_files_stay(open_bucket: Open) -> None:
     store._bucket.delete(f"artifacts/{base}/manifest.sha256")
     store.collect_garbage(list, 3600)
     assert list(store._bucket.list(f"artifacts/{base}"))
+
+
+def test_what_is_written_again_while_garbage_goes_stays(open_bucket: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = open_bucket(), open_bucket()
+    made = commit(store, "a")
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 7200)
+    tags = store.tags
+
+    def written_again() -> dict[str, str]:
+        monkeypatch.setattr(time, "time", lambda: now_s)  # younger than an hour, as its new mark is
+        assert other.start_write((made.path / "manifest.json").read_bytes()) == (made.digest, None)
+        return tags()
+
+    monkeypatch.setattr(store, "tags", written_again)
+    assert store.collect_garbage(list, 3600) == []
+    assert open_bucket().verify(made.digest).digest == made.digest
+
+
+def test_a_mark_does_not_come_back_after_its_files_have_gone(
+    open_bucket: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = open_bucket(), open_bucket()
+    made = commit(store, "a")
+    find = store.find
+
+    def found_and_gone(ref: str) -> Any:
+        found = find(ref)
+        monkeypatch.setattr(store, "find", find)
+        assert [gone.digest for gone in other.collect_garbage(list, 0)] == [made.digest]
+        return found
+
+    monkeypatch.setattr(store, "find", found_and_gone)
+    with pytest.raises(NotFoundError):
+        store.refresh(made.digest)
+    assert store.digests() == ()
 
 
 def test_a_tag_set_while_garbage_goes_brings_it_back(open_bucket: Open, monkeypatch: pytest.MonkeyPatch) -> None:

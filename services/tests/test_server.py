@@ -117,15 +117,8 @@ async def test_a_store_in_the_current_folder_spoils_no_error_text(
 
 
 async def test_overload_is_refused_at_once_while_health_answers(
-    serving: Any, refusal: Any, monkeypatch: pytest.MonkeyPatch
+    serving: Any, refusal: Any, held_scores: asyncio.Event
 ) -> None:
-    release = asyncio.Event()
-
-    async def wait(*_: Any) -> Any:
-        await release.wait()
-        return evaluation_service_pb2.ScorePredictionsResponse()
-
-    monkeypatch.setattr(evaluation_service.EvaluationService, "ScorePredictions", wait)
     request = evaluation_service_pb2.ScorePredictionsRequest()
     async with serving("evaluation", max_concurrent=2) as channel:
         stub = evaluation_service_pb2_grpc.EvaluationServiceStub(channel)
@@ -135,7 +128,7 @@ async def test_overload_is_refused_at_once_while_health_answers(
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "2 calls" in text
         assert (await check(channel)).status == health_pb2.HealthCheckResponse.SERVING
-        release.set()
+        held_scores.set()
         await asyncio.gather(*held)
         await stub.ScorePredictions(request)
 

@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vlmpress_services.errors import ConflictError, InvalidRequestError, NotFoun
 from vlmpress_services.store import parts, uploads
 from vlmpress_services.store.checksum import crc32c
 from vlmpress_services.store.local import LocalStore
+from vlmpress_services.store.parts import PartFile
 from vlmpress_services.store.uploads import FileStatus, IncompleteWriteError
 
 FILES = {"a/b/deep.bin": 100_003, "empty": 0, "one": 1, "z.bin": 4096}
@@ -205,3 +207,86 @@ def test_a_file_stays_open_until_its_chunk_is_written(
     assert store.uploads.status(made.digest)[-1].persisted_size == 100
     with pytest.raises(InvalidRequestError, match="closed"):
         part.write(100, data[100:], crc32c(data[100:]))
+
+
+def test_who_comes_late_changes_nothing_of_a_file_that_is_whole(store: LocalStore, made: Artifact) -> None:
+    store.start_write(manifest_json(made))
+    folder, number = store.root / "uploads" / made.digest, 0
+    file = made.manifest.files[number]
+    late = PartFile(folder, number, file)
+    write(store, made, file.path)
+    # Of several that open a file as it is finished, one may make its part anew.
+    other = PartFile(folder, number, file)
+    late.settle()
+    with pytest.raises(ConflictError):
+        late.write(0, b"x", crc32c(b"x"))
+    late.close()
+    assert (folder / "whole" / file.path).read_bytes() == (made.path / file.path).read_bytes()
+    data = (made.path / file.path).read_bytes()
+    assert other.write(0, data, crc32c(data)) == len(data)
+    other.close()
+    assert (folder / "whole" / file.path).read_bytes() == data
+
+
+def test_a_write_that_was_given_up_takes_no_more(store: LocalStore, made: Artifact) -> None:
+    store.start_write(manifest_json(made))
+    data = (made.path / "z.bin").read_bytes()
+    with store.uploads.open(made.digest, "z.bin") as part:
+        part.write(0, data[:-1], crc32c(data[:-1]))
+        assert store.uploads.abandon(made.digest)
+        part.write(len(data) - 1, data[-1:], crc32c(data[-1:]))
+    with pytest.raises(NotFoundError, match="no write has begun"):
+        store.commit_write(made.digest)
+    assert not list((store.root / "uploads").iterdir())
+
+
+@pytest.mark.parametrize("call", ["fsync", "utime"])
+def test_what_the_disk_may_lose_is_not_acknowledged(
+    store: LocalStore, made: Artifact, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    place = store.root / "artifacts"
+
+    def fail(target: Any, *arguments: Any) -> Any:
+        is_handle = isinstance(target, int)
+        path = Path(f"/proc/self/fd/{target}").readlink() if is_handle else Path(target)
+        if place in (path, path.parent):
+            raise OSError(5, "Input/output error")
+        return original(target, *arguments)
+
+    store.start_write(manifest_json(made))
+    for name in FILES:
+        write(store, made, name)
+    original = getattr(os, call)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, call, fail)
+        # Once it has been renamed it is there, and still nobody may be told so.
+        for ask in (lambda: store.commit_write(made.digest), lambda: store.start_write(manifest_json(made))) * 2:
+            with pytest.raises(OSError, match="Input/output"):
+                ask()
+    assert store.commit_write(made.digest).digest == made.digest
+    assert store.verify(made.digest)
+
+
+def test_many_clients_write_at_once_the_same_and_others(store: LocalStore, tmp_path: Path) -> None:
+    def make(number: int, size: int) -> Artifact:
+        with create(tmp_path / f"made {number}") as draft:
+            for name in "ab":
+                (draft.path / name).write_bytes(random.Random(f"{number} {name}").randbytes(size))
+            return draft.commit(artifact_pb2.Log(source=str(number)), producer=("test", "0"))
+
+    def push(made: Artifact) -> None:
+        while store.start_write(manifest_json(made))[1] is not None:
+            # Of several that write the same, one is ahead, and the others are told.
+            with suppress(ConflictError, NotFoundError, IncompleteWriteError):
+                for name in "ab":
+                    write(store, made, name)
+                store.commit_write(made.digest)
+
+    same, others = [make(number, 20_000) for number in range(4)], [make(100 + number, 10) for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(push, made) for made in [*same, *others[:20]] * 2 + [*same, *others] * 2]:
+            done.result()
+    assert store.digests() == tuple(sorted(made.digest for made in [*same, *others]))
+    for digest in store.digests():
+        store.verify(digest)
+    assert not list((store.root / "uploads").iterdir())

@@ -15,6 +15,7 @@ from verbdistill.wire import speeches_from_proto
 from vlmpress.artifact import Artifact
 from vlmpress.verbdistill.v1 import verbdistill_service_pb2 as pb
 from vlmpress.verbdistill.v1.verbdistill_service_pb2_grpc import VerbDistillServiceStub
+from vlmpress_services.serving.images import ImagesConfig
 
 
 @pytest.fixture
@@ -104,20 +105,29 @@ async def test_bad_requests_are_refused(
         assert await stub.Verbalize(pb.VerbalizeRequest(**good, max_words=2))
 
 
-async def test_an_image_too_large_is_refused_unread(
-    serving: Any, store: Any, add_model: Any, add_verbalizers: Any, refusal: Any
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, "expected at most 33554432 pixels together, got 33562624"),
+        ({"max_pixels": 1000}, "expected at most 1000 pixels together, got 33562624"),
+        ({"max_image_bytes": 100}, "expected at most 100 bytes each, got"),
+    ],
+)
+async def test_an_image_beyond_the_servers_limits_loads_no_model(
+    serving: Any, add_model: Any, add_verbalizers: Any, refusal: Any, limits: dict[str, int], expected: str
 ) -> None:
     model = add_model()
     kept = add_verbalizers(model)
+    (model.path / "config.json").write_text("nothing to load")
     buffer = io.BytesIO()
     Image.new("1", (8192, 4097)).save(buffer, "PNG")
     request = pb.VerbalizeRequest(
         model=model.digest, verbalizers=kept.digest, image=buffer.getvalue(), question="is it red ?"
     )
-    async with serving("verbdistill") as channel:
+    async with serving("verbdistill", images=ImagesConfig(**limits)) as channel:
         code, text = await refusal(VerbDistillServiceStub(channel).Verbalize(request))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "expected at most 33554432 pixels, got 8192 x 4097" in text
+    assert expected in text
 
 
 async def test_verbalizers_of_another_model_are_refused(

@@ -12,7 +12,7 @@ import grpc
 from vlmpress.artifact import ArtifactError, check_files
 from vlmpress.artifact.v1 import artifact_service_pb2 as pb
 from vlmpress.artifact.v1 import artifact_service_pb2_grpc as pb_grpc
-from vlmpress_services.errors import InvalidRequestError, NotFoundError, StoreFullError
+from vlmpress_services.errors import ConflictError, InvalidRequestError, NotFoundError, StoreFullError, one_line
 from vlmpress_services.garbage import roots
 from vlmpress_services.serving.interceptors import Context
 from vlmpress_services.serving.service import Host, Service
@@ -83,8 +83,7 @@ class ArtifactService(Service, pb_grpc.ArtifactServiceServicer):
         try:
             await asyncio.to_thread(self._store.verify, request.artifact)
         except ArtifactError as error:
-            fault = " ".join(str(error).replace(str(self._store.root), "store").split())
-            return pb.VerifyArtifactResponse(ok=False, fault=fault)
+            return pb.VerifyArtifactResponse(ok=False, fault=one_line(error, self._store.root))
         return pb.VerifyArtifactResponse(ok=True)
 
     async def StartWrite(self, request: pb.StartWriteRequest, context: Context) -> pb.StartWriteResponse:
@@ -101,15 +100,20 @@ class ArtifactService(Service, pb_grpc.ArtifactServiceServicer):
         first = await anext(request_iterator, None)
         if first is None:
             raise InvalidRequestError("WriteFile: expected a chunk, got none")
-        with ExitStack() as opened:
-            part = await _write(opened.enter_context, self._store.uploads.open(first.digest, first.path))
-            request: pb.WriteFileRequest | None = first
-            while request is not None:
-                if request.digest not in ("", first.digest) or request.path not in ("", first.path):
-                    raise InvalidRequestError(f"{first.path}: expected one file a call, got {request.path[:160]!r}")
-                size = await _write(part.write, request.offset, request.data, request.crc32c)
-                yield pb.WriteFileResponse(persisted_size=size)
-                request = await anext(request_iterator, None)
+        try:
+            with ExitStack() as opened:
+                part = await _write(opened.enter_context, self._store.uploads.open(first.digest, first.path))
+                request: pb.WriteFileRequest | None = first
+                while request is not None:
+                    if request.digest not in ("", first.digest) or request.path not in ("", first.path):
+                        raise InvalidRequestError(f"{first.path}: expected one file a call, got {request.path[:160]!r}")
+                    size = await _write(part.write, request.offset, request.data, request.crc32c)
+                    yield pb.WriteFileResponse(persisted_size=size)
+                    request = await anext(request_iterator, None)
+        except NotFoundError:
+            if not await asyncio.to_thread(self._store.has, first.digest):
+                raise
+            raise ConflictError(f"artifact {first.digest}: expected no more chunks, another client wrote it") from None
 
     async def QueryWriteStatus(
         self, request: pb.QueryWriteStatusRequest, context: Context

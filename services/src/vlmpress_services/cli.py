@@ -5,10 +5,8 @@ import sys
 import typer
 
 from vlmpress import cli
-from vlmpress.artifact import ArtifactError
 from vlmpress.cli import UserError
-from vlmpress.data import DataError
-from vlmpress_services.errors import PackageError, ServicesError
+from vlmpress_services.errors import EXPECTED
 from vlmpress_services.jobs import commands as job_commands
 from vlmpress_services.serving import commands as serving_commands
 from vlmpress_services.store import commands as artifact_commands
@@ -40,7 +38,7 @@ def _add_pipeline() -> None:
 def main() -> int:
     """Runs the command and gives its exit code."""
     _add_pipeline()
-    return cli.run(app, (ServicesError, ArtifactError, DataError, PackageError))
+    return cli.run(app, EXPECTED)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 import re
 from abc import ABC
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import grpc
 
 from vlmpress.artifact import ArtifactError, ArtifactFaultError, ExtensionMissingError
+from vlmpress.cli import UserError
 from vlmpress.data import DataError
 
 PACKAGES = ("quantpack", "tokenreduce", "stagetrain", "verbdistill", "edgevlm")
@@ -114,7 +116,6 @@ class ServiceError(ServicesError, RuntimeError):
         code: The gRPC status code's name.
         text: What the server says of it, one line.
         reason: What was wrong in UPPER_SNAKE, by the answer's ErrorInfo; empty where it has none.
-        metadata: What ErrorInfo says beside it.
         request_id: Finds the call in the server's log; empty where no server answered.
         retry_after_s: When the server wants to be asked again; None where it says nothing of it.
     """
@@ -129,11 +130,10 @@ class ServiceError(ServicesError, RuntimeError):
         request_id: str = "",
         retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(f"{code}: {text}")
+        super().__init__(f"{code}: {text}", metadata=metadata)
         self.code = code
         self.text = text
         self.reason = reason
-        self.metadata = dict(metadata or {})
         self.request_id = request_id
         self.retry_after_s = retry_after_s
 
@@ -141,6 +141,9 @@ class ServiceError(ServicesError, RuntimeError):
         """Arguments and attributes again, so that the error survives the way back from another process."""
         return (ServiceError, (self.code, self.text), vars(self))
 
+
+EXPECTED = (ServicesError, PackageError, ArtifactError, DataError, UserError)
+"""Errors that are raised on purpose: their texts are for the user, and another attempt would end the same way."""
 
 INTERNAL_TEXT = "internal error"
 
@@ -190,5 +193,11 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     table = _PACKAGE if isinstance(error, PackageError) else _OWN
     for kind, code in table:
         if isinstance(error, kind):
-            return code, " ".join(str(error).split())
+            return code, one_line(error)
     return grpc.StatusCode.INTERNAL, INTERNAL_TEXT
+
+
+def one_line(error: Exception, hidden: Path | None = None) -> str:
+    """The error's text on one line; where it names the path `hidden`, it says "store" instead."""
+    text = str(error) if hidden is None else str(error).replace(str(hidden), "store")
+    return " ".join(text.split())

@@ -9,8 +9,9 @@ import grpc
 from vlmpress.job.v1 import job_pb2
 from vlmpress.job.v1 import job_service_pb2 as pb
 from vlmpress.job.v1 import job_service_pb2_grpc as pb_grpc
-from vlmpress_services.errors import StoppingError
+from vlmpress_services.errors import InvalidRequestError, StoppingError
 from vlmpress_services.garbage import digests_in
+from vlmpress_services.jobs.log_reading import is_complete, read_log
 from vlmpress_services.jobs.opening import open_places
 from vlmpress_services.jobs.paging import page_of
 from vlmpress_services.jobs.runner import JobRunner
@@ -20,6 +21,7 @@ from vlmpress_services.serving.interceptors import Context
 from vlmpress_services.serving.service import Host, Service
 
 WATCH_INTERVAL_S = 0.1
+LOG_INTERVAL_S = 0.25
 
 
 class JobService(Service, pb_grpc.JobServiceServicer):
@@ -32,9 +34,9 @@ class JobService(Service, pb_grpc.JobServiceServicer):
             self._table,
             host.store,
             open_places(host),
-            place=host.job_runner,
-            max_jobs=host.max_jobs,
-            max_attempts=host.max_attempts,
+            place=host.jobs.runner,
+            max_jobs=host.jobs.max_jobs,
+            max_attempts=host.jobs.max_attempts,
         )
         self._stopping = asyncio.Event()
         host.metrics.read("jobs", "Jobs by state.", "state", self._table.num_by_state)
@@ -84,6 +86,30 @@ class JobService(Service, pb_grpc.JobServiceServicer):
             if self._stopping.is_set():
                 raise StoppingError("the server is stopping; watch again with the last revision")
             await asyncio.sleep(WATCH_INTERVAL_S)
+
+    async def ReadJobLog(self, request: pb.ReadJobLogRequest, context: Context) -> AsyncIterator[pb.ReadJobLogResponse]:
+        """What attempts printed, from a place on."""
+        job = await asyncio.to_thread(self._table.get, request.job_id)
+        if request.attempt > job.attempt:
+            raise InvalidRequestError(f"attempt: expected at most {job.attempt}, got {request.attempt}")
+        attempt, offset = request.attempt or job.attempt, request.offset
+        while True:
+            offset, data = await asyncio.to_thread(read_log, self._store, job, attempt, offset)
+            if data:
+                yield pb.ReadJobLogResponse(attempt=attempt, offset=offset, data=data)
+                offset += len(data)
+            elif not request.follow:
+                return
+            elif attempt < job.attempt:
+                attempt, offset = attempt + 1, 0
+            elif is_complete(job):
+                return
+            elif self._stopping.is_set():
+                raise StoppingError("the server is stopping; ask again from the last offset")
+            else:
+                await asyncio.sleep(LOG_INTERVAL_S)
+            # Before the log: what a job that has ended printed is all there.
+            job = await asyncio.to_thread(self._table.get, request.job_id)
 
     def _made(self, request: pb.CreateJobRequest) -> job_pb2.Job:
         # A call that is made again finds its job even when what the job needed is gone by now.

@@ -10,7 +10,8 @@ from quantpack.wire import part_report_to_proto
 from vlmpress.artifact import Artifact
 from vlmpress.quantpack.v1 import quantpack_service_pb2 as pb
 from vlmpress.quantpack.v1 import quantpack_service_pb2_grpc as pb_grpc
-from vlmpress_services.errors import InvalidRequestError
+from vlmpress_services.errors import one_line
+from vlmpress_services.jobs.requirements import check_kind
 from vlmpress_services.serving.executor import BoundedExecutor
 from vlmpress_services.serving.interceptors import Context
 from vlmpress_services.serving.service import Host, Service
@@ -46,16 +47,12 @@ class QuantpackService(Service, pb_grpc.QuantpackServiceServicer):
         try:
             await self._executor.run(verify, artifact.path)
         except CorruptPackError as error:
-            fault = " ".join(str(error).replace(str(self._store.root), "store").split())
-            return pb.VerifyResponse(ok=False, fault=fault)
+            return pb.VerifyResponse(ok=False, fault=one_line(error, self._store.root))
         return pb.VerifyResponse(ok=True)
 
     async def _pack(self, ref: str) -> Artifact:
         artifact = await asyncio.to_thread(self._store.resolve, ref)
-        if artifact.manifest.kind != "quantized_model":
-            raise InvalidRequestError(
-                f"artifact {artifact.digest}: expected kind quantized_model, got {artifact.manifest.kind}"
-            )
+        check_kind("artifact", artifact, "quantized_model")
         return artifact
 
 

@@ -18,13 +18,15 @@ from vlmpress.artifact import Artifact
 from vlmpress.verbdistill.v1 import verbdistill_service_pb2 as pb
 from vlmpress.verbdistill.v1 import verbdistill_service_pb2_grpc as pb_grpc
 from vlmpress_services.errors import InvalidRequestError
+from vlmpress_services.jobs.requirements import check_kind
 from vlmpress_services.serving.executor import BoundedExecutor
+from vlmpress_services.serving.images import ImagesConfig, check_images
 from vlmpress_services.serving.interceptors import Context
 from vlmpress_services.serving.model_host import ModelHost
 from vlmpress_services.serving.service import Host, Service
 from vlmpress_services.store.interface import ArtifactStore
 
-MAX_PIXELS, MAX_WORDS, MAX_LIKELIEST = 1 << 25, 256, 64
+MAX_WORDS, MAX_LIKELIEST = 256, 64
 DEFAULT_WORDS, DEFAULT_LIKELIEST = 16, 5
 
 
@@ -57,9 +59,9 @@ class Speaker:
 class VerbDistillService(Service, pb_grpc.VerbDistillServiceServicer):
     """Draws teacher targets, and lets layers speak."""
 
-    def __init__(self, store: ArtifactStore, models: ModelHost[Speaker]) -> None:
+    def __init__(self, store: ArtifactStore, models: ModelHost[Speaker], images: ImagesConfig) -> None:
         self._executor = BoundedExecutor("verbdistill")
-        self._store, self._models = store, models
+        self._store, self._models, self._images = store, models, images
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the servicer to a server."""
@@ -79,9 +81,10 @@ class VerbDistillService(Service, pb_grpc.VerbDistillServiceServicer):
         for field, most in (("max_words", MAX_WORDS), ("num_likeliest", MAX_LIKELIEST)):
             if getattr(request, field) > most:
                 raise InvalidRequestError(f"{field}: expected at most {most}, got {getattr(request, field)}")
+        if request.image:
+            await asyncio.to_thread(check_images, [request.image], self._images)
         verbalizers = await asyncio.to_thread(self._store.resolve, request.verbalizers)
-        if verbalizers.manifest.kind != "verbalizers":
-            raise InvalidRequestError(f"verbalizers: expected a kind of verbalizers, got {verbalizers.manifest.kind}")
+        check_kind("verbalizers", verbalizers, "verbalizers")
         async with self._models.lease(request.model) as loaded:
             return await loaded.executor.run(loaded.model.speak, verbalizers, request)
 
@@ -91,7 +94,7 @@ def build(host: Host) -> Service:
     models = ModelHost(host.store, Speaker, host.max_models)
     host.loaded.append(models.loaded)
     host.metrics.read("models_loaded", "Models in memory.", "service", lambda: {"verbdistill": len(models.loaded())})
-    return VerbDistillService(host.store, models)
+    return VerbDistillService(host.store, models, host.images)
 
 
 def _match(request: pb.MatchLayersRequest) -> pb.MatchLayersResponse:
@@ -104,11 +107,6 @@ def _image(data: bytes) -> Image.Image | None:
     if not data:
         return None
     try:
-        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-        fits = image.width * image.height <= MAX_PIXELS
-        decoded = image.convert("RGB") if fits else None
+        return Image.open(io.BytesIO(data), formats=("PNG", "JPEG")).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InvalidRequestError(f"image: expected a whole PNG or JPEG, got {len(data)} other bytes") from error
-    if decoded is None:
-        raise InvalidRequestError(f"image: expected at most {MAX_PIXELS} pixels, got {image.width} x {image.height}")
-    return decoded

@@ -25,7 +25,7 @@ def test_exactly_what_the_contract_lets_repeat_is_repeated() -> None:
     assert ("vlmpress.artifact.v1.ArtifactService", "GetManifest") in names
     assert ("vlmpress.artifact.v1.ArtifactService", "WriteFile") not in names
     assert ("vlmpress.artifact.v1.ArtifactService", "CollectGarbage") not in names
-    assert group["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert group["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
 
 
 def test_pauses_grow_and_end() -> None:

@@ -22,7 +22,7 @@ class Jobs(job_service_pb2_grpc.JobServiceServicer):
     def __init__(self, failing: Any, hangs: bool = False) -> None:
         self._failing = failing
         self._hangs = hangs
-        self.asked_from: list[int] = []
+        self.asked_from: list[Any] = []
 
     async def WatchJob(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         if request.job_id != "it":
@@ -34,6 +34,17 @@ class Jobs(job_service_pb2_grpc.JobServiceServicer):
                 if self._hangs:
                     await asyncio.Event().wait()
                 await self._failing(context, grpc.StatusCode.UNAVAILABLE, "stopping")
+
+    async def ReadJobLog(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """Two attempts that print ten bytes each; the stream breaks after every third byte."""
+        self.asked_from.append((request.attempt, request.offset))
+        attempt, num_sent = request.attempt or 1, 0
+        for number in range(attempt, 3):
+            for offset in range(request.offset if number == attempt else 0, 10):
+                if num_sent == 3:
+                    await self._failing(context, grpc.StatusCode.UNAVAILABLE, "stopping")
+                yield pb.ReadJobLogResponse(attempt=number, offset=offset, data=b"%d" % offset)
+                num_sent += 1
 
     async def ListJobs(self, request: Any, context: Any) -> Any:  # noqa: N802
         first = int(request.page_token or "0")
@@ -68,6 +79,27 @@ async def test_a_watch_that_breaks_goes_on_where_it_was(serve_jobs: Any, failing
         assert await watch(address, client) == list(range(1, 11))
         assert jobs.asked_from == [0, 3, 6, 9]
         assert await watch(address, client, revision=8) == [9, 10]
+
+
+async def log(address: str, client: str, *place: int) -> list[tuple[int, int]]:
+    if client == "aio":
+        async with aio.JobClient(address) as jobs:
+            return [(piece.attempt, piece.offset) async for piece in jobs.log("it", *place, follow=True)]
+
+    def ask() -> list[tuple[int, int]]:
+        with JobClient(address) as jobs:
+            return [(piece.attempt, piece.offset) for piece in jobs.log("it", *place, follow=True)]
+
+    return await asyncio.to_thread(ask)
+
+
+@both
+async def test_a_log_that_breaks_goes_on_where_it_was(serve_jobs: Any, failing: Any, client: str) -> None:
+    jobs = Jobs(failing)
+    async with serve_jobs(jobs) as address:
+        assert await log(address, client) == [(attempt, offset) for attempt in (1, 2) for offset in range(10)]
+        assert jobs.asked_from == [(0, 0), (1, 3), (1, 6), (1, 9), (2, 2), (2, 5), (2, 8)]
+        assert await log(address, client, 2, 7) == [(2, 7), (2, 8), (2, 9)]
 
 
 @both

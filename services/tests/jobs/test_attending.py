@@ -62,7 +62,7 @@ def test_a_store_that_is_away_does_not_fail_a_job_that_ended_well(
     error: Exception,
 ) -> None:
     result: Artifact = add_log("the result")
-    monkeypatch.setattr(store, "resolve", Failing(store.resolve, error, 2))
+    monkeypatch.setattr(store, "find", Failing(store.find, error, 2))
     attendance.hear(b"hello\n" + line(result=result.digest))
     for _ in range(2):
         with pytest.raises(type(error)):

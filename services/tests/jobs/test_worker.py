@@ -93,7 +93,8 @@ def test_a_pipeline_job_runs_the_main_job_inside_the_store(
     main_job = pytest.importorskip("vlmpress_services.pipeline.main_job")
     seen: list[Any] = []
 
-    def run(config: Any, command: str, only: str | None = None) -> None:
+    def run(config: Any, command: str, on_progress: Any) -> None:
+        on_progress(0.5, "half")
         from vlmpress.artifact.v1 import artifact_pb2
         from vlmpress_services.store.local import LocalStore
 

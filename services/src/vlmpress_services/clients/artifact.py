@@ -138,7 +138,7 @@ class ArtifactClient(Client):
     def _write(self, artifact: Artifact, file: artifact_pb2.File, offset: int) -> Generator[int, None, None]:
         """Sends a file from an offset on and gives what is persisted, chunk by chunk."""
         with Chunks(artifact, file, offset) as chunks, typed_errors():
-            responses = self._stub(calls.STUB).WriteFile(iter(chunks))
+            responses = self._stub(calls.write_file)(iter(chunks))
             try:
                 for response in responses:
                     chunks.answered()

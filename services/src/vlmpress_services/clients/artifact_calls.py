@@ -10,6 +10,7 @@ from vlmpress_services.clients.call import Call, Page
 from vlmpress_services.clients.channel import LOAD_TIMEOUT_S
 
 STUB = pb_grpc.ArtifactServiceStub
+WRITE_FILE = f"/{pb.DESCRIPTOR.services_by_name['ArtifactService'].full_name}/WriteFile"
 PAGE_SIZE = 1000
 DAY_S = 24 * 3600.0
 
@@ -60,6 +61,11 @@ def garbage_call(min_age_s: float | None, dry_run: bool) -> Call[list[pb.Artifac
 def start_call(manifest_json: bytes) -> Call[pb.StartWriteResponse]:
     """The call that begins a write, or finds where one is."""
     return _call("StartWrite", pb.StartWriteRequest(manifest_json=manifest_json), lambda response: response)
+
+
+def write_file(channel: Any) -> Any:
+    """WriteFile over a channel, for requests that are encoded already."""
+    return channel.stream_stream(WRITE_FILE, response_deserializer=pb.WriteFileResponse.FromString)
 
 
 def commit_call(digest: str, tag: str) -> Call[pb.ArtifactSummary]:

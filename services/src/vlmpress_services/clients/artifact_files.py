@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Self
 
 from vlmpress.artifact import Artifact, ArtifactFaultError, digest_bytes, to_json_bytes
@@ -98,7 +99,7 @@ class Chunks:
         """The server has persisted a chunk: the next one may go."""
         self._may_send.release()
 
-    def __iter__(self) -> Iterator[pb.WriteFileRequest]:
+    def __iter__(self) -> Iterator[bytes]:
         try:
             for request in self._requests:
                 self._may_send.acquire()
@@ -114,8 +115,8 @@ class Chunks:
             raise self._fault
 
 
-def chunk_requests(artifact: Artifact, file: artifact_pb2.File, offset: int) -> Iterator[pb.WriteFileRequest]:
-    """The chunks of a file from an offset on; raises ArtifactFaultError when it ends too early."""
+def chunk_requests(artifact: Artifact, file: artifact_pb2.File, offset: int) -> Iterator[bytes]:
+    """The chunks of a file from an offset on, encoded; raises ArtifactFaultError when it ends too early."""
     digest, name = artifact.digest, file.path
     with (artifact.path / name).open("rb", buffering=0) as opened:
         opened.seek(offset)
@@ -123,9 +124,17 @@ def chunk_requests(artifact: Artifact, file: artifact_pb2.File, offset: int) -> 
             data = opened.read(min(CHUNK_BYTES, file.size_bytes - offset))
             if not data:
                 raise ArtifactFaultError(f"{artifact.path / file.path}: expected {file.size_bytes} bytes, got {offset}")
-            yield pb.WriteFileRequest(digest=digest, path=name, offset=offset, data=data, crc32c=crc32c(data))
+            rest = pb.WriteFileRequest(digest=digest, path=name, offset=offset, crc32c=crc32c(data))
+            # protobuf would copy the data three times, into memory that is new each time: half of what a push costs.
+            yield b"".join((rest.SerializeToString(), _data_prefix(len(data)), data))
             offset += len(data)
             digest = name = ""
+
+
+@lru_cache(maxsize=8)
+def _data_prefix(size: int) -> bytes:
+    """What an encoded WriteFileRequest has before `size` bytes of data; its fields may stand in any order."""
+    return pb.WriteFileRequest(data=bytes(size)).SerializeToString()[:-size]
 
 
 def check_answer(digest: str, manifest: artifact_pb2.Manifest) -> bytes:

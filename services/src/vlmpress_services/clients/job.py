@@ -36,6 +36,22 @@ class JobClient(Client):
         """
         yield from self._resume(JobCursor(job_id, revision).call)
 
+    def log(
+        self, job_id: str, attempt: int = 0, offset: int = 0, *, follow: bool = False
+    ) -> Iterator[job_service_pb2.ReadJobLogResponse]:
+        """What a job's workers print, piece by piece.
+
+        Args:
+            job_id: Of the job.
+            attempt: Which run of it, from 1; 0: the newest.
+            offset: First byte wanted; the middle of a long log is not kept, pieces after it say where they begin.
+            follow: Goes on, with later attempts too, until the job has ended; outlives restarts of the server.
+
+        Raises:
+            ServiceError: There is no such job or attempt, or the server stays away.
+        """
+        yield from self._resume(LogCursor(job_id, attempt, offset, follow).call)
+
 
 class JobCursor:
     """A place in the changes of a job."""
@@ -52,6 +68,25 @@ class JobCursor:
     def _read(self, response: job_service_pb2.WatchJobResponse) -> job_pb2.Job:
         self._revision = response.job.revision
         return response.job
+
+
+class LogCursor:
+    """A place in what a job's workers print."""
+
+    def __init__(self, job_id: str, attempt: int, offset: int, follow: bool) -> None:
+        self._job_id, self._follow = job_id, follow
+        self._attempt, self._offset = attempt, offset
+
+    def call(self) -> Call[job_service_pb2.ReadJobLogResponse]:
+        """The call for what comes after this place; reading its answer moves it."""
+        request = job_service_pb2.ReadJobLogRequest(
+            job_id=self._job_id, attempt=self._attempt, offset=self._offset, follow=self._follow
+        )
+        return _call("ReadJobLog", request, self._read, math.inf)
+
+    def _read(self, response: job_service_pb2.ReadJobLogResponse) -> job_service_pb2.ReadJobLogResponse:
+        self._attempt, self._offset = response.attempt, response.offset + len(response.data)
+        return response
 
 
 def create_call(spec: job_pb2.JobSpec, request_id: str) -> Call[job_pb2.Job]:

@@ -27,19 +27,18 @@ _FILES = (
     tokenreduce_service_pb2,
     verbdistill_service_pb2,
 )
+# As a server that stops or dies ends calls: CANCELLED is what one that comes in its last moment may get.
+BROKEN_CODES = ("UNAVAILABLE", "CANCELLED")
 # RESOURCE_EXHAUSTED is not among them: a server that sheds load would get more of it.
 _POLICY = {
     "maxAttempts": 5,
     "initialBackoff": "0.1s",
     "maxBackoff": "2s",
     "backoffMultiplier": 2.5,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    "retryableStatusCodes": BROKEN_CODES,
 }
 # Ends retries while less than about every tenth call succeeds.
 _THROTTLING = {"maxTokens": 20, "tokenRatio": 0.1}
-
-BROKEN_CODES = ("UNAVAILABLE",)
-"""How a stream ends when its connection or its server does."""
 
 
 def services() -> list[ServiceDescriptor]:

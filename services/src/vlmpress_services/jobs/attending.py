@@ -108,7 +108,7 @@ class Attendance:
 
     def _fault(self, digest: str) -> str:
         try:
-            self._store.resolve(digest)
+            self._store.find(digest)
         except (NotFoundError, InvalidRequestError, ArtifactError) as error:
             return f"result: expected an artifact in the server's store, got none that can be read ({error})"
         return ""
@@ -129,7 +129,8 @@ class Attendance:
     def _keep(self, output: bytes) -> None:
         if output and not self._closed:
             self._log = self._log or AttemptLog(self._folder, self._attempt.number)
-            self._log.write(output)
+            # Paths of the server are nobody else's business.
+            self._log.write(output.replace(str(self._store.root).encode(), b"store"))
 
     def _close(self) -> None:
         with self._lock:

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from vlmpress import cli
 from vlmpress.cli import CheckFailedError, UserError
 from vlmpress.job.v1 import job_pb2 as pb
-from vlmpress_services.clients import ArtifactClient, Connection, JobClient
+from vlmpress_services.clients import Connection, JobClient
 from vlmpress_services.clients.options import connected
 
 app = typer.Typer(no_args_is_help=True, help="Start, follow, list and cancel jobs on a server, and read their logs.")
@@ -99,18 +99,21 @@ def list_command(connection: Connection, as_json: JsonOption = False) -> None:
 def logs(
     job: IdArgument,
     connection: Connection,
-    attempt: Annotated[int, typer.Option(min=0, help="Which run of the job, from 1; default: the last.")] = 0,
+    attempt: Annotated[
+        int, typer.Option(min=0, max=MAX_UINT32, help="Which run of the job, from 1; default: the last.")
+    ] = 0,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job has ended.")] = False,
 ) -> None:
-    """Prints what the worker of a job that has ended had printed; needs the server's artifact service."""
+    """Prints what a job's worker printed, also while it runs."""
+    end: tuple[int, int] | None = None
     with JobClient(connection) as client:
-        found = client.get(job)
-    if not found.log:
-        raise UserError(f"job {found.job_id}: expected one that has run and ended, got {_state(found)}")
-    if attempt > found.attempt:
-        raise UserError(f"--attempt: expected at most {found.attempt}, got {attempt}")
-    with ArtifactClient(connection) as artifacts:
-        for data in artifacts.read_file(found.log, f"attempt-{attempt or found.attempt}.log"):
-            typer.echo(data, nl=False)
+        for piece in client.log(job, attempt, follow=follow):
+            if end is not None and piece.attempt != end[0]:
+                typer.echo(f"attempt {piece.attempt}", err=True)
+            elif piece.offset > (0 if end is None else end[1]):
+                typer.echo("... some of this log was left out ...", err=True)
+            typer.echo(piece.data, nl=False)
+            end = piece.attempt, piece.offset + len(piece.data)
 
 
 @app.command()

@@ -2,17 +2,18 @@
 
 import re
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
 
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress_services.jobs.table import Attempt
+from vlmpress_services.producer import producer
 from vlmpress_services.store.interface import ArtifactStore
 
 PART_BYTES = 1 << 20
-LEFT_OUT = b"\n... the middle of this log was left out ...\n"
-DISTRIBUTION = "vlmpress-services"
+# Between the parts of a log whose middle is not kept, in its artifact.
+LEFT_OUT = "\n... {} bytes of this log were left out ...\n"
+LEFT_OUT_PATTERN = re.compile(rb"\n\.\.\. (\d+) bytes of this log were left out \.\.\.\n")
 
 _PART = re.compile(r"attempt-(\d+)\.(\d+)")
 
@@ -24,6 +25,8 @@ def log_folder(store_root: Path, job_id: str) -> Path:
 
 class AttemptLog:
     """Keeps the first part of an attempt's output and the last two, each in a file `attempt-NUMBER.PART`.
+
+    All parts but the last have the same size, so a part's number says where in the output it was.
 
     Nothing waits in memory: a server that is killed leaves what it had.
     """
@@ -64,26 +67,35 @@ class AttemptLog:
 
 def attempt_texts(folder: Path) -> dict[int, bytes]:
     """What is kept of the output of every attempt, by its number."""
-    texts: dict[int, bytes] = {}
-    last: dict[int, int] = {}
     found = [_PART.fullmatch(path.name) for path in folder.glob("attempt-*.*")]
-    for number, part in sorted((int(match[1]), int(match[2])) for match in found if match):
-        if number in last and part != last[number] + 1:
-            texts[number] += LEFT_OUT
-        texts[number] = texts.get(number, b"") + (folder / f"attempt-{number}.{part}").read_bytes()
-        last[number] = part
-    return texts
+    numbers = {int(match[1]) for match in found if match}
+    return {number: _text([(part, path.read_bytes()) for part, path in parts(folder, number)]) for number in numbers}
+
+
+def parts(folder: Path, number: int) -> list[tuple[int, Path]]:
+    """The files of an attempt's output, in order, each with its place among all parts there ever were."""
+    found = [(_PART.fullmatch(path.name), path) for path in folder.glob(f"attempt-{number}.*")]
+    return sorted((int(match[2]), path) for match, path in found if match)
+
+
+def _text(kept: list[tuple[int, bytes]]) -> bytes:
+    text = b""
+    before = -1
+    for part, data in kept:
+        if part != before + 1:
+            # Every part but the last is as long as the first.
+            text += LEFT_OUT.format((part - before - 1) * len(kept[0][1])).encode()
+        text += data
+        before = part
+    return text
 
 
 def commit_logs(store: ArtifactStore, folder: Path, attempt: Attempt) -> str:
     """Makes an artifact of what a job's attempts printed, a file `attempt-NUMBER.log` each; gives its digest."""
-    producer = (DISTRIBUTION, version(DISTRIBUTION))
     with store.draft() as draft:
         for number, text in ({attempt.number: b""} | attempt_texts(folder)).items():
-            # Paths of the server are nobody else's business.
-            text = text.replace(str(store.root).encode(), b"store")
             (draft.path / f"attempt-{number}.log").write_bytes(text)
-        return draft.commit(artifact_pb2.Log(source=f"job {attempt.job_id}"), producer=producer).digest
+        return draft.commit(artifact_pb2.Log(source=f"job {attempt.job_id}"), producer=producer()).digest
 
 
 def drop_logs(folder: Path) -> None:

@@ -25,8 +25,7 @@ def do_pipeline(job: pb.PipelineJob, store: ArtifactStore, on_progress: OnProgre
         from vlmpress_services.pipeline.main_job import run
     out = _folder(job, store)
     config = replace(parse_config(job.config_yaml, "config_yaml"), out=out)
-    on_progress(0.0, "main job")
-    run(config, "JobService.CreateJob")
+    run(config, "JobService.CreateJob", on_progress=on_progress)
     made = LocalStore(out / "store")
     tags = made.tags()
     return _take_over(made, store, set(tags.values()), tags["report"])

@@ -72,6 +72,10 @@ class LocalPlace(Place):
         try:
             lock.name(worker.pid)
             await _heard(worker, hear)
+        except asyncio.CancelledError:
+            await _end(worker)
+            await _last_words(worker, hear)
+            raise
         finally:
             await _end(worker)
         return f"the worker ended with exit code {worker.returncode}"
@@ -81,24 +85,34 @@ async def _heard(worker: asyncio.subprocess.Process, hear: Hear) -> None:
     """Passes on output until the worker has ended and said its last."""
     assert worker.stdout is not None
     ended = asyncio.create_task(worker.wait())
+    reading = asyncio.create_task(worker.stdout.read(CHUNK_BYTES))
     try:
         while True:
-            reading = asyncio.create_task(worker.stdout.read(CHUNK_BYTES))
             await asyncio.wait((reading, ended), return_when=asyncio.FIRST_COMPLETED)
             # Processes that a worker started may hold the pipe longer than it lives.
             done, _ = await asyncio.wait((reading,), timeout=REST_TIMEOUT_S if ended.done() else None)
             if not done:
-                reading.cancel()
-                with suppress(asyncio.CancelledError):
-                    await reading
                 return
             data = reading.result()
             if not data:
                 await ended
                 return
             await hear(data)
+            reading = asyncio.create_task(worker.stdout.read(CHUNK_BYTES))
     finally:
         ended.cancel()
+        reading.cancel()
+        # Two cannot read at a time.
+        await asyncio.wait((reading,))
+
+
+async def _last_words(worker: asyncio.subprocess.Process, hear: Hear) -> None:
+    """Passes on what a worker that was ended printed on its way."""
+    assert worker.stdout is not None
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REST_TIMEOUT_S):
+            while data := await worker.stdout.read(CHUNK_BYTES):
+                await hear(data)
 
 
 async def _end(worker: asyncio.subprocess.Process) -> None:

@@ -11,11 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from vlmpress.artifact import ArtifactError
-from vlmpress.cli import UserError
-from vlmpress.data import DataError
 from vlmpress.job.v1 import job_pb2 as pb
-from vlmpress_services.errors import INTERNAL_TEXT, PackageError, ServicesError
+from vlmpress_services.errors import EXPECTED, INTERNAL_TEXT
 from vlmpress_services.jobs.lines import Speaker
 from vlmpress_services.jobs.progress import Details
 from vlmpress_services.jobs.work import do_work
@@ -24,7 +21,6 @@ from vlmpress_services.store.interface import ArtifactStore
 from vlmpress_services.store.opening import open_store
 
 REPORT_INTERVAL_S = 0.5
-_EXPECTED = (ServicesError, ArtifactError, DataError, UserError, PackageError, OSError)
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +34,7 @@ def work(spec: pb.JobSpec, store: ArtifactStore, speaker: Speaker) -> None:
     except Exception as error:
         _log.exception("the job failed")
         # The text may say what the user can act on; what nobody raised on purpose stays in the log.
-        message = str(error) if isinstance(error, _EXPECTED) else INTERNAL_TEXT
+        message = str(error) if isinstance(error, (*EXPECTED, OSError)) else INTERNAL_TEXT
         speaker.fail(message.replace(str(store.root), "store"))
         return
     speaker.succeed(result)

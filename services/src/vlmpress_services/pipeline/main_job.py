@@ -1,8 +1,8 @@
 """The main job: every model of a run, served, measured and reported."""
 
 import shutil
+from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +14,42 @@ from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress_services.pipeline.config import RunConfig
 from vlmpress_services.pipeline.distillation import read_matches
 from vlmpress_services.pipeline.evaluation import make_evaluation, ttft_ms
-from vlmpress_services.pipeline.models import VARIANTS, Models, make_data, versions
+from vlmpress_services.pipeline.models import MODEL_STEPS, VARIANTS, Models, make_data, versions
 from vlmpress_services.pipeline.reporting import RunFacts, Variant, report_fields, write_report
 from vlmpress_services.pipeline.stepping import Stepper
+from vlmpress_services.producer import producer
 from vlmpress_services.serving.launch import served
 from vlmpress_services.store.local import LocalStore
 from vlmpress_services.workers.opening import open_runner
 from vlmpress_services.workers.runners import Runner
 
+OnShare = Callable[[float, str], None]
 SERVICES = "artifact,edgevlm"
 # At this size a second thread, or one that spins while it waits, only takes time from the others.
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 REPORT_FILES = ("report.json", "report.md", "report.html")
 
 
-def run(config: RunConfig, command: str, only: str | None = None) -> dict[str, Any] | None:
+def run(
+    config: RunConfig, command: str, only: str | None = None, on_progress: OnShare = lambda share, note: None
+) -> dict[str, Any] | None:
     """Runs the main job; gives the report's fields, or None when it ended early with `only`.
 
     Args:
         config: Everything the result depends on.
         command: What the user typed, for the report.
         only: Name of the model to end with, for example "teacher".
+        on_progress: Told the share of all steps that are behind, and which one comes.
     """
     quiet_torch()
-    stepper = Stepper(config.out.resolve(), config.seed, versions())
+    names = ("dataset", *MODEL_STEPS, *map(_evaluation, VARIANTS))
+    seen: dict[str, None] = {}
+
+    def begin(name: str) -> None:
+        seen[name] = None
+        on_progress((len(seen) - 1) / len(names), f"step {len(seen)} of {len(names)}: {name}")
+
+    stepper = Stepper(config.out.resolve(), config.seed, versions(), begin)
     dataset = make_data(config, stepper)
     with open_runner(config.runner) as runner:
         models = Models(config, dataset, stepper, runner)
@@ -63,7 +75,11 @@ def _evaluate(
     runner: Runner,
 ) -> Artifact:
     more = partial(ttft_ms, address, model, dataset)
-    return make_evaluation(f"evaluation-{name}", model, dataset, config.evaluation, stepper, runner, more)
+    return make_evaluation(_evaluation(name), model, dataset, config.evaluation, stepper, runner, more)
+
+
+def _evaluation(name: str) -> str:
+    return f"evaluation-{name}"
 
 
 def quiet_torch() -> None:
@@ -83,7 +99,7 @@ def _report(
         write_report(draft.path, fields, dataset, variants, read_matches(stepper.store.resolve("distillation")))
         artifact = draft.commit(
             artifact_pb2.Report(title=f"vlmpress run on {fields['data']['name']}"),
-            producer=("vlmpress-services", version("vlmpress-services")),
+            producer=producer(),
             parents=[(f"evaluation of {variant.name}", variant.evaluation.digest) for variant in variants],
         )
     stepper.store.tag("report", artifact.digest)

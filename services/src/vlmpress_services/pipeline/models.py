@@ -121,6 +121,10 @@ class Models:
         return self._stepper.run(name, asdict(config), [("tower", self.tower), ("dataset", self.dataset)], make)
 
 
+MODEL_STEPS = tuple(name for name, member in vars(Models).items() if isinstance(member, cached_property))
+"""Names of the steps that make models, and what they need beside the data."""
+
+
 def make_data(config: RunConfig, stepper: Stepper) -> Artifact:
     """Questions and images of a run, made or found; bad data is the commonest mistake, so this comes first.
 

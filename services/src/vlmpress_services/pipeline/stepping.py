@@ -23,9 +23,9 @@ from vlmpress.artifact import Artifact, Draft, Spec, digest_bytes
 from vlmpress.cli import Progress, progress
 from vlmpress_services.errors import NotFoundError
 from vlmpress_services.locking import locked
+from vlmpress_services.producer import producer
 from vlmpress_services.store.local import LocalStore
 
-PRODUCER = "vlmpress-services"
 SAMPLE_INTERVAL_S = 0.5
 
 
@@ -69,9 +69,19 @@ class Outcome:
 
 
 class Stepper:
-    """Runs the steps of one run."""
+    """Runs the steps of one run.
 
-    def __init__(self, out: Path, seed: int, versions: Mapping[str, str]) -> None:
+    Args:
+        out: Folder of the run.
+        seed: Of everything that is drawn.
+        versions: Of what makes the steps.
+        on_step: Called with a step's name before it is made or found.
+    """
+
+    def __init__(
+        self, out: Path, seed: int, versions: Mapping[str, str], on_step: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._on_step = on_step
         self.store = LocalStore(out / "store")
         self.records: list[StepRecord] = []
         self._done = out / "steps"
@@ -90,6 +100,7 @@ class Stepper:
             parents: (role, artifact) of what it is made from.
             make: Fills `work.path`; called only when the key is not known.
         """
+        self._on_step(name)
         key = self._key(name, config, parents)
         # Several processes may want the same step: one makes it, the others wait and find it.
         with locked(self._done / f"{key}.lock", math.inf):
@@ -110,7 +121,7 @@ class Stepper:
             outcome = make(Work(draft, scratch, shown))
             artifact = draft.commit(
                 outcome.spec,
-                producer=(PRODUCER, self._versions[PRODUCER]),
+                producer=producer(),
                 parents=[(role, parent.digest) for role, parent in parents],
                 metrics=outcome.metrics,
             )

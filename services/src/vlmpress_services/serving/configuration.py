@@ -69,11 +69,12 @@ class JobsConfig:
 
 def _exempt() -> dict[str, MethodConfig]:
     # A watch lasts as long as its job, a transfer as long as its line needs.
-    transfer = MethodConfig(default_timeout_s=3600)
+    transfer, watch = MethodConfig(default_timeout_s=3600), MethodConfig(default_timeout_s=0, max_timeout_s=0)
     return {
         "artifact.ReadFile": transfer,
         "artifact.WriteFile": transfer,
-        "job.WatchJob": MethodConfig(default_timeout_s=0, max_timeout_s=0),
+        "job.WatchJob": watch,
+        "job.ReadJobLog": watch,
     }
 
 
@@ -85,6 +86,8 @@ class ServerConfig:
         listen: "host:port"; port 0 takes a free one.
         store: The artifact store: a folder, or s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.
         sole_writer: Nobody else writes to that bucket, so it need not hold conditions on writes.
+        cache_bytes: Of that bucket's artifacts kept on this machine beside those in use; None: as `store.url` says,
+            else without a bound.
         services: Names from `vlmpress_services.serving.registry.SERVICES`.
         max_concurrent: Calls that may run at a time; health checks do not count.
         max_request_bytes: Of one request message.
@@ -108,6 +111,7 @@ class ServerConfig:
     listen: str = f"{LOOPBACK}:0"
     store: str | Path
     sole_writer: bool = False
+    cache_bytes: int | None = None
     services: tuple[str, ...]
     max_concurrent: int = 64
     max_request_bytes: int = 16 * MIB
@@ -135,6 +139,7 @@ class ServerConfig:
             raise InvalidRequestError("services: expected at least one, got none")
         for name in ("max_concurrent", "max_request_bytes", "max_models", "max_batch"):
             _check_least(name, getattr(self, name), 1)
+        _check_least("cache_bytes", self.cache_bytes or 0, 0)
         for name in ("default_timeout_s", "max_timeout_s", "grace_s"):
             _check_least(name, getattr(self, name), 0)
         for name in ("max_images", "max_image_bytes", "max_pixels"):

@@ -1,5 +1,6 @@
 """Errors as a client gets them: a status code, one line, and google.rpc's details."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import grpc
@@ -27,16 +28,18 @@ def failure(error: Exception, hidden: Path) -> tuple[grpc.StatusCode, str, bytes
     code, text = status_of(error)
     text = text.replace(str(hidden), "store")[:MAX_TEXT]
     metadata = error.metadata if isinstance(error, ServicesError) else {}
-    info = error_details_pb2.ErrorInfo(
-        reason=reason_of(error),
-        domain=DOMAIN,
-        metadata={key: value[:MAX_METADATA_VALUE] for key, value in metadata.items()},
-    )
-    details = [_packed(info)]
-    if isinstance(error, OverloadedError | StoppingError):
+    asks_again = isinstance(error, OverloadedError | StoppingError)
+    return code, text, _status(code.value[0], text, reason_of(error), tuple(metadata.items()), asks_again)
+
+
+# A crowd is refused with the same few texts, as fast as it comes.
+@lru_cache(maxsize=64)
+def _status(code: int, text: str, reason: str, metadata: tuple[tuple[str, str], ...], asks_again: bool) -> bytes:
+    short = {key: value[:MAX_METADATA_VALUE] for key, value in metadata}
+    details = [_packed(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=short))]
+    if asks_again:
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=RETRY_DELAY_S))))
-    number: int = code.value[0]
-    return code, text, status_pb2.Status(code=number, message=text, details=details).SerializeToString()
+    return status_pb2.Status(code=code, message=text, details=details).SerializeToString()
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> Any:

@@ -22,7 +22,7 @@ from vlmpress_services.serving.calls import REQUEST_ID_KEY, Call, begun, current
 from vlmpress_services.serving.configuration import ServerConfig
 from vlmpress_services.serving.deadlines import limited
 from vlmpress_services.serving.failures import DETAILS_KEY, failure
-from vlmpress_services.serving.methods import Method, other_method
+from vlmpress_services.serving.methods import UNKNOWN, Method, other_method
 
 Context = grpc.aio.ServicerContext[Any, Any]
 # Quoted: generic in the type stubs only.
@@ -65,18 +65,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._admission = Admission(config.max_concurrent, config.max_concurrent_of)
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
-        """Wraps the handler; a method that does not exist gets one that says so."""
-        handler: Handler | None = await continuation(details)
+        """Wraps the handler."""
+        handler: Handler = await continuation(details)
         path, metadata = str(details.method), details.invocation_metadata or ()
-        method = self._methods.get(path) or other_method(path, exists=handler is not None)
-        call = begun(method, metadata)
-        if handler is None:
-            return grpc.stream_stream_rpc_method_handler(self._refusal(call))
+        call = begun(self._methods.get(path) or other_method(path), metadata)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._stream(call, handler), response_serializer=_serializer(call, handler)
             )
         return grpc.stream_unary_rpc_method_handler(self._unary(call, handler))
+
+    async def refuse(self, context: Context) -> None:
+        """Ends a call to a method that the server does not have."""
+        metadata: Any = context.invocation_metadata() or ()
+        async with self._conducted(begun(UNKNOWN, metadata), context):
+            raise UnknownMethodError("method: the server has none of this name")
 
     def _unary(self, call: Call, handler: Handler) -> Any:
         inner: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
@@ -95,13 +98,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         async def behave(_: Any, context: Context) -> None:
             async with self._conducted(call, context):
                 await _write_all(inner(await self._request(call, handler, context), context), context)
-
-        return behave
-
-    def _refusal(self, call: Call) -> Any:
-        async def behave(_: Any, context: Context) -> None:
-            async with self._conducted(call, context):
-                raise UnknownMethodError(f"method {call.method.path[:200]}: the server has none of this name")
 
         return behave
 

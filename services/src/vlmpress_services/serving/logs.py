@@ -60,7 +60,6 @@ def log_access(call: Call) -> None:
         "code": call.code.name,
         "seconds": round(seconds, 6),
         "principal": call.principal,
-        "request_id": call.request_id,
         "received_bytes": call.received_bytes,
         "sent_bytes": call.sent_bytes,
     }

@@ -18,7 +18,7 @@ SERVICES = {
 }
 """Full gRPC name of each service."""
 
-INFRASTRUCTURE = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
+INFRASTRUCTURE = {"/grpc.health.v1.Health/": "health", "/grpc.reflection.v1alpha.ServerReflection/": "reflection"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Method:
     """A method by its path.
 
     Attributes:
-        path: As on the wire, "/package.Service/Method".
+        path: As on the wire, "/package.Service/Method"; empty for all that do not exist.
         service: Name from `SERVICES`, "health" or "reflection"; empty where the server has no such method.
         name: "service.Method", as in configurations, logs and metrics; "unknown" for all that do not exist.
         is_read_only: Marked NO_SIDE_EFFECTS in the protos.
@@ -61,10 +61,11 @@ def methods_of(services: Iterable[str]) -> dict[str, Method]:
     return found
 
 
-def other_method(path: str, *, exists: bool) -> Method:
-    """A method outside our services: health, reflection, or one that does not exist."""
-    if exists:
-        for prefix, service in zip(INFRASTRUCTURE, ("health", "reflection"), strict=True):
-            if path.startswith(prefix):
-                return Method(path, service, f"{service}.{path.removeprefix(prefix)}", is_read_only=True)
-    return Method(path, "", "unknown")
+def other_method(path: str) -> Method:
+    """A method outside our services: health or reflection."""
+    (prefix, service) = next(item for item in INFRASTRUCTURE.items() if path.startswith(item[0]))
+    return Method(path, service, f"{service}.{path.removeprefix(prefix)}")
+
+
+UNKNOWN = Method("", "", "unknown")
+"""Any method that the server does not have."""

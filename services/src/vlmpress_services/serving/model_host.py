@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from vlmpress.artifact import Artifact, verify
-from vlmpress_services.errors import InvalidRequestError, OverloadedError
+from vlmpress_services.errors import OverloadedError
+from vlmpress_services.jobs.requirements import check_kind
+from vlmpress_services.serving.collecting import growing
 from vlmpress_services.serving.executor import BoundedExecutor
 from vlmpress_services.store.interface import ArtifactStore
 
 M = TypeVar("M")
-MODEL_KINDS = ("model", "edge_model", "quantized_model")
+LOADABLE_KINDS = ("model", "edge_model", "quantized_model")
+"""Kinds of artifacts that a model is loaded from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,10 +57,7 @@ class ModelHost(Generic[M]):
             ArtifactFaultError: A byte is not as its manifest says.
         """
         artifact = await asyncio.to_thread(self._store.resolve, ref)
-        if artifact.manifest.kind not in MODEL_KINDS:
-            raise InvalidRequestError(
-                f"artifact {artifact.digest}: expected a kind of {', '.join(MODEL_KINDS)}, got {artifact.manifest.kind}"
-            )
+        check_kind("model", artifact, *LOADABLE_KINDS)
         entry = self._entries.get(artifact.digest) or self._begin(artifact)
         entry.num_users += 1
         self._entries.move_to_end(artifact.digest)
@@ -84,7 +84,8 @@ class ModelHost(Generic[M]):
 
         def load() -> M:
             verify(artifact.path)
-            return self._load(artifact.path)
+            with growing():
+                return self._load(artifact.path)
 
         entry = _Entry(executor=executor, loading=asyncio.ensure_future(executor.run(load)))
         self._entries[artifact.digest] = entry

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from vlmpress_services.serving.collecting import keep
 from vlmpress_services.serving.logs import configure_logs
 from vlmpress_services.serving.server import Server, ServerConfig
 from vlmpress_services.serving.tls import server_credentials
@@ -74,12 +75,18 @@ async def _serve(config: ServerConfig, stdout: int, exit_with_stdin: bool) -> No
         call_at_stdin_end(lambda: loop.call_soon_threadsafe(stopping.set))
     server = Server(config)
     await server.start()
+    keep()
     answer = {"address": server.address, "services": list(config.services)}
     if server.metrics_address:
         answer["metrics"] = server.metrics_address
     os.write(stdout, f"{json.dumps(answer)}\n".encode())
     _log.info("serving %s on %s", ", ".join(config.services), server.address)
+    ended = asyncio.create_task(server.wait_ended())
+    ended.add_done_callback(lambda _: stopping.set())
     await stopping.wait()
+    if ended.done():
+        _log.critical("gRPC's server has ended by itself", exc_info=ended.exception())
+        _leave(1)
     _log.info("stopping")
     # Work in threads cannot be cancelled: whatever still runs then has been promised to nobody.
     last_call = threading.Timer(config.grace_s + LEAVING_S, _leave)
@@ -89,10 +96,10 @@ async def _serve(config: ServerConfig, stdout: int, exit_with_stdin: bool) -> No
     _log.info("stopped")
 
 
-def _leave() -> None:
+def _leave(code: int = 0) -> None:
     logging.shutdown()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def call_at_stdin_end(callback: Callable[[], object]) -> None:

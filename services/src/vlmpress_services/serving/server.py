@@ -10,9 +10,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from vlmpress_services.errors import ListenError
+from vlmpress_services.serving.accepting import make_server
 from vlmpress_services.serving.access import Access
 from vlmpress_services.serving.configuration import ServerConfig
-from vlmpress_services.serving.endpoint import Endpoint
 from vlmpress_services.serving.interceptors import CallInterceptor
 from vlmpress_services.serving.logs import log_access
 from vlmpress_services.serving.methods import methods_of
@@ -25,10 +25,12 @@ from vlmpress_services.store.opening import is_remote, open_store
 
 __all__ = ["Server", "ServerConfig"]
 
-MAX_REQUEST_BYTES = 16 << 20
 # Above the limits of the methods, so that a message somewhat too large is refused by us, with details; gRPC itself
 # ends a call at once whose message is larger still, and keeps none of it.
 MESSAGE_SLACK = 2
+LOOK_INTERVAL_S = 1.0
+# Far longer than the loading of an artifact that was fetched from a bucket; what is loaded needs its files no more.
+CACHE_LEASE_S = 3600.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 _log = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ class Server:
         self.address = self.metrics_address = ""
         # Absolute, so that it can be told apart in error texts, and workers find it from anywhere.
         place = config.store if is_remote(config.store) else Path(config.store).resolve()
-        store = open_store(place, sole_writer=config.sole_writer)
+        store = open_store(place, sole_writer=config.sole_writer, cache_bytes=config.cache_bytes, lease_s=CACHE_LEASE_S)
         self._root = store.root.resolve()
         self._credentials = None if config.tls is None else server_credentials(config.tls)
         self._metrics = Metrics()
@@ -61,11 +63,8 @@ class Server:
             store=store,
             max_models=config.max_models,
             max_batch=config.max_batch,
-            max_jobs=config.jobs.max_jobs,
-            max_attempts=config.jobs.max_attempts,
-            job_runner=config.jobs.runner,
-            job_cluster=config.jobs.cluster,
             images=config.images,
+            jobs=config.jobs,
             metrics=self._metrics,
         )
         self._services = {name: build_service(name, host) for name in config.services}
@@ -78,7 +77,7 @@ class Server:
             began=(self._metrics.began,),
             ended=(self._metrics.ended, log_access),
         )
-        self._endpoint = Endpoint(self._made, self._bind)
+        self._server = self._made()
 
     async def start(self) -> None:
         """Listens; `address` is then "host:port" and the health of "" and of each service is SERVING.
@@ -86,7 +85,7 @@ class Server:
         Raises:
             ListenError: The address is taken or is none of this machine's.
         """
-        self.address = self._endpoint.bind(self.config.listen)
+        self.address = f"{self.config.host}:{self._bind(self.config.listen)}"
         if self.config.metrics:
             exporter = exported(self._metrics, self.config.metrics_address)
             self.metrics_address = self._exporter.enter_context(exporter)
@@ -94,25 +93,29 @@ class Server:
             await service.start()
         for name in ("", *(SERVICES[name] for name in self.config.services)):
             await self._health.set(name, _SERVING)
-        await self._endpoint.start()
+        await self._server.start()
+
+    async def wait_ended(self) -> None:
+        """Waits until the server has stopped; raises what ended it where nobody stopped it."""
+        while await self._server.wait_for_termination(LOOK_INTERVAL_S):
+            pass
 
     async def stop(self, grace_s: float) -> None:
         """NOT_SERVING first, then no new calls; running ones get `grace_s` to end, and are then cancelled."""
         await self._health.enter_graceful_shutdown()
         draining = [service.drain() for service in self._services.values()]
-        await asyncio.gather(self._endpoint.stop(grace_s), *draining)
+        await asyncio.gather(self._server.stop(grace_s), *draining)
         for service in self._services.values():
             await service.close()
         self._exporter.close()
 
     def _made(self) -> grpc.aio.Server:
-        server = grpc.aio.server(
-            interceptors=(self._interceptor,),
-            options=(
-                ("grpc.max_receive_message_length", MESSAGE_SLACK * self.config.max_message_bytes),
-                # Without this a second server could share the port and take half of the calls.
-                ("grpc.so_reuseport", 0),
-            ),
+        server = make_server(
+            self._interceptor,
+            self._interceptor.refuse,
+            max_receive_message_length=MESSAGE_SLACK * self.config.max_message_bytes,
+            # Without this a second server could share the port and take half of the calls.
+            so_reuseport=0,
         )
         for service in self._services.values():
             service.register(server)
@@ -120,14 +123,14 @@ class Server:
         self._add_reflection(server)
         return server
 
-    def _bind(self, server: grpc.aio.Server, listen: str) -> int:
+    def _bind(self, listen: str) -> int:
         if self.config.insecure and not self.config.is_loopback:
             _log.warning("listening on %s without encryption or without access control", listen)
         try:
             if self._credentials is None:
-                port = server.add_insecure_port(listen)
+                port = self._server.add_insecure_port(listen)
             else:
-                port = server.add_secure_port(listen, self._credentials)
+                port = self._server.add_secure_port(listen, self._credentials)
         except RuntimeError as error:
             raise ListenError(f"{listen}: cannot be listened on ({error})") from error
         if port == 0:

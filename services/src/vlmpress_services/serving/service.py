@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from vlmpress_services.serving.configuration import JobsConfig
 from vlmpress_services.serving.images import ImagesConfig
 from vlmpress_services.serving.metrics import Metrics
 from vlmpress_services.store.interface import ArtifactStore
@@ -19,11 +20,8 @@ class Host:
         store: Where artifacts are found.
         max_models: Models kept in memory at a time.
         max_batch: Answers that one model works on at a time.
-        max_jobs: Jobs that run at a time.
-        max_attempts: How often a job's worker may be lost (killed, out of memory) before the job fails.
-        job_runner: Where new attempts of jobs run: "local", in a child process, or "ray", on `job_cluster`.
-        job_cluster: Address of a Ray cluster's Jobs API, for example "http://head:8265"; empty: none.
         images: What images a request may bring.
+        jobs: How jobs run.
         metrics: Where a service counts what only it knows.
         loaded: Each gives the digests that a service holds in memory; services add theirs, garbage collection asks.
     """
@@ -31,11 +29,8 @@ class Host:
     store: ArtifactStore
     max_models: int = 8
     max_batch: int = 64
-    max_jobs: int = 1
-    max_attempts: int = 3
-    job_runner: str = "local"
-    job_cluster: str = ""
     images: ImagesConfig = field(default_factory=ImagesConfig)
+    jobs: JobsConfig = field(default_factory=JobsConfig)
     metrics: Metrics = field(default_factory=Metrics)
     loaded: list[Callable[[], Iterable[str]]] = field(default_factory=list)
 

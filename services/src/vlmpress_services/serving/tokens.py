@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import logging
 import os
 import re
 import secrets
@@ -18,13 +17,12 @@ from vlmpress.artifact import whole_file
 from vlmpress_services.errors import InvalidRequestError, UnauthenticatedError
 from vlmpress_services.locking import locked
 from vlmpress_services.serving.methods import SERVICES, Method
+from vlmpress_services.serving.reloading import Reloaded
 
 TOKEN_BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {"name", "sha256", "scopes", "expires"}
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,16 +54,12 @@ class Token:
 class TokenFile:
     """The tokens of a file, read again when it changes.
 
-    A change that cannot be read is logged, and what was read before it stays in force.
-
     Raises:
         InvalidRequestError: The file cannot be read at first.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen = self._version()
-        self._tokens = read_tokens(path)
+        self._tokens = Reloaded("tokens", [path], lambda: read_tokens(path))
 
     def find(self, secret: str) -> Token:
         """The token that `secret` is.
@@ -73,11 +67,10 @@ class TokenFile:
         Raises:
             UnauthenticatedError: It is none, or has expired.
         """
-        self._refresh()
         digest = hash_of(secret)
         found: Token | None = None
         # All are compared, and each in constant time, so that no answer's time tells anything of a hash.
-        for token in self._tokens:
+        for token in self._tokens.get():
             if hmac.compare_digest(token.sha256, digest):
                 found = token
         if found is None:
@@ -85,26 +78,6 @@ class TokenFile:
         if found.expires is not None and found.expires <= datetime.now(UTC):
             raise UnauthenticatedError(f"authorization: the token {found.name} has expired")
         return found
-
-    def _refresh(self) -> None:
-        version = self._version()
-        if version == self._seen:
-            return
-        self._seen = version
-        try:
-            self._tokens = read_tokens(self._path)
-            _log.info("tokens: read %d again", len(self._tokens))
-        except InvalidRequestError as error:
-            _log.error(
-                "tokens: the file has changed and cannot be read; what was read before stays in force: %s", error
-            )
-
-    def _version(self) -> tuple[int, int, int]:
-        try:
-            status = os.stat(self._path)  # noqa: PTH116 - once a call; half the time of Path.stat
-        except OSError:
-            return (0, 0, 0)
-        return (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def read_tokens(path: Path) -> tuple[Token, ...]:
@@ -138,10 +111,8 @@ def add_token(path: Path, name: str, scopes: Sequence[str], expires: datetime | 
         InvalidRequestError: The name is taken, a field is bad, or the file is.
     """
     secret = secrets.token_urlsafe(TOKEN_BYTES)
-    entry = {"name": name, "sha256": hash_of(secret), "scopes": list(scopes)}
-    if expires is not None:
-        entry["expires"] = expires.isoformat()
-    token = _token(entry, "token")
+    made = Token(name=name, sha256=hash_of(secret), scopes=tuple(scopes), expires=expires)
+    token = _token(_entry(made), "token")
     with locked(path.with_name(path.name + ".lock")):
         tokens = read_tokens(path) if path.exists() else ()
         if any(other.name == name for other in tokens):

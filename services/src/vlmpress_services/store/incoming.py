@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vlmpress.artifact import make_folder
+from vlmpress.artifact import Artifact, ArtifactError, flush_tree, make_folder, verify
 
 
 @contextmanager
@@ -26,6 +26,28 @@ def incoming_folder(parent: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
+
+
+@contextmanager
+def copied(directory: Path, incoming: Path) -> Iterator[Artifact]:
+    """A copy of an artifact directory under `incoming`, every byte checked and on the disk; gone after the block.
+
+    Raises:
+        ArtifactError: No artifact is there, or a byte is not as its manifest says.
+    """
+    with incoming_folder(incoming) as folder:
+        copy = folder / "artifact"
+        try:
+            shutil.copytree(directory, copy, symlinks=True)
+        except (shutil.Error, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise ArtifactError(f"{directory}: expected an artifact directory, got {error}") from error
+        try:
+            artifact = verify(copy)
+        except ArtifactError as error:
+            message = str(error).replace(str(copy), str(directory))
+            raise type(error)(message) from error
+        flush_tree(copy)
+        yield artifact
 
 
 def _make(parent: Path) -> tuple[Path, int]:

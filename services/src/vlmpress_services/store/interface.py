@@ -1,15 +1,16 @@
 """What every artifact store does, on a disk or in a bucket."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from vlmpress.artifact import Artifact, Draft, Spec, digest_bytes, verify
 from vlmpress.artifact.v1 import artifact_pb2
-from vlmpress_services.errors import NotFoundError, ServicesError
+from vlmpress_services.errors import NotFoundError
+from vlmpress_services.store.incoming import copied, incoming_folder
 from vlmpress_services.store.names import check_digest, is_digest
 from vlmpress_services.store.uploads import FileStatus, Uploads
 
@@ -68,20 +69,25 @@ class ArtifactStore(ABC):
         uploads: What clients are writing.
     """
 
-    root: Path
-    uploads: Uploads
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self.uploads = Uploads(self.root / "uploads", self.publish)
+        self._incoming = self.root / "incoming"
 
-    @abstractmethod
-    def draft(self) -> AbstractContextManager[StoreDraft]:
+    @contextmanager
+    def draft(self) -> Iterator[StoreDraft]:
         """A directory to fill at `draft.path`; only `draft.commit` makes it visible."""
+        with incoming_folder(self._incoming) as folder:
+            yield StoreDraft(folder, self.publish)
 
-    @abstractmethod
     def add(self, directory: Path) -> Artifact:
         """Copies an artifact directory in, checking every byte.
 
         Raises:
             ArtifactError: No artifact is there, or a byte is not as its manifest says.
         """
+        with copied(directory, self._incoming) as artifact:
+            return self.publish(artifact)
 
     @abstractmethod
     def publish(self, artifact: Artifact) -> Artifact:
@@ -129,7 +135,11 @@ class ArtifactStore(ABC):
 
     @abstractmethod
     def refresh(self, digest: str) -> None:
-        """Makes an artifact as young as a new one, for `collect_garbage`; raises NotFoundError."""
+        """Makes an artifact as young as a new one, for `collect_garbage`, and as sure to outlive a power loss.
+
+        Raises:
+            NotFoundError: There is no such artifact.
+        """
 
     @abstractmethod
     def collect_garbage(
@@ -155,12 +165,14 @@ class ArtifactStore(ABC):
             InvalidRequestError: Its files are larger together than a store takes.
         """
         digest = digest_bytes(manifest_json)
-        if self.has(digest):
-            self.refresh(digest)
-            return digest, None
-        self.uploads.expire()
-        self.uploads.start(manifest_json)
-        return digest, self.uploads.status(digest)
+        while not self.has(digest):
+            self.uploads.expire()
+            self.uploads.start(manifest_json)
+            # Else another client has just committed it, or given it up.
+            with suppress(NotFoundError):
+                return digest, self.uploads.status(digest)
+        self.refresh(digest)
+        return digest, None
 
     def commit_write(self, digest: str) -> Described:
         """Makes a whole write an artifact, which outlives a power loss; done already, it is done.
@@ -173,7 +185,7 @@ class ArtifactStore(ABC):
         if not self.has(digest):
             try:
                 return self.uploads.commit(digest)
-            except (ServicesError, OSError):
+            except NotFoundError:
                 if not self.has(digest):  # else another client committed it meanwhile
                     raise
         self.refresh(digest)

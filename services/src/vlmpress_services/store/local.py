@@ -7,10 +7,8 @@ incoming/<random>/    drafts being filled, and what is being deleted; nobody loo
 """
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from vlmpress.artifact import (
@@ -18,39 +16,23 @@ from vlmpress.artifact import (
     ArtifactError,
     ArtifactFaultError,
     flush,
-    flush_tree,
     make_folder,
     read,
-    verify,
 )
 from vlmpress_services.errors import NotFoundError
 from vlmpress_services.store.incoming import incoming_folder
-from vlmpress_services.store.interface import ArtifactStore, Described, Expected, StoreDraft, reachable
+from vlmpress_services.store.interface import ArtifactStore, Described, Expected, reachable
 from vlmpress_services.store.names import check_digest, is_digest
 from vlmpress_services.store.tags import LocalTags
-from vlmpress_services.store.uploads import Uploads
 
 
 class LocalStore(ArtifactStore):
     """Artifacts by digest and tag under one directory, made on the first write."""
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(root)
-        self.uploads = Uploads(self.root / "uploads", self.publish)
+        super().__init__(root)
         self._artifacts = self.root / "artifacts"
-        self._incoming = self.root / "incoming"
         self._tags = LocalTags(self.root / "tags", self.root / "tags.lock")
-
-    @contextmanager
-    def draft(self) -> Iterator[StoreDraft]:
-        """A directory to fill at `draft.path`; only `draft.commit` makes it visible."""
-        with incoming_folder(self._incoming) as folder:
-            yield StoreDraft(folder, self.publish)
-
-    def add(self, directory: Path) -> Artifact:
-        """Copies an artifact directory in, checking every byte; errors as the interface says."""
-        with copied(directory, self._incoming) as artifact:
-            return self.publish(artifact)
 
     def publish(self, artifact: Artifact) -> Artifact:
         """Renames a whole artifact directory into the store; the first of equal ones stays."""
@@ -63,9 +45,7 @@ class LocalStore(ArtifactStore):
                 if not target.is_dir():
                     raise
             os.utime(target)
-        flush(self._artifacts)
-        # Another process may have made the folder and not have got to flushing its name.
-        flush(self.root)
+        self._flush()
         return Artifact(target, artifact.manifest, artifact.digest)
 
     def find(self, ref: str) -> Artifact:
@@ -133,9 +113,11 @@ class LocalStore(ArtifactStore):
         return [artifact for artifact in found if kind is None or artifact.manifest.kind == kind]
 
     def refresh(self, digest: str) -> None:
-        """Makes an artifact as young as a new one, for `collect_garbage`; raises NotFoundError."""
+        """As the interface says."""
         with self._tags.held():
             os.utime(self.locate(digest))
+        # Whoever put it there may not have got so far, or have been told that it cannot.
+        self._flush()
 
     def collect_garbage(
         self, roots: Callable[[], Iterable[str]], min_age_s: float, *, dry_run: bool = False
@@ -158,28 +140,11 @@ class LocalStore(ArtifactStore):
                     flush(folder)
         return garbage
 
+    def _flush(self) -> None:
+        flush(self._artifacts)
+        # Another process may have made the folder and not have got to flushing its name.
+        flush(self.root)
+
     def _young(self, artifacts: Iterable[str], min_age_s: float) -> Iterator[str]:
         now_s = time.time()
         return (digest for digest in artifacts if now_s - (self._artifacts / digest).stat().st_mtime < min_age_s)
-
-
-@contextmanager
-def copied(directory: Path, incoming: Path) -> Iterator[Artifact]:
-    """A copy of an artifact directory under `incoming`, every byte checked and on the disk; gone after the block.
-
-    Raises:
-        ArtifactError: No artifact is there, or a byte is not as its manifest says.
-    """
-    with incoming_folder(incoming) as folder:
-        copy = folder / "artifact"
-        try:
-            shutil.copytree(directory, copy, symlinks=True)
-        except (shutil.Error, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-            raise ArtifactError(f"{directory}: expected an artifact directory, got {error}") from error
-        try:
-            artifact = verify(copy)
-        except ArtifactError as error:
-            message = str(error).replace(str(copy), str(directory))
-            raise type(error)(message) from error
-        flush_tree(copy)
-        yield artifact

@@ -2,39 +2,41 @@
 
 artifacts/<digest>/<path>            files and manifest.json
 artifacts/<digest>/manifest.sha256   written last, create-only: until it is there, the artifact is not
-tags/<name>                          an object holding a digest, swapped by its entity tag; empty once it is removed
+tags/<name>                          an object holding a digest, swapped by its version; empty once it is removed
 
 On this machine, under `root`: cache/<digest>/ artifacts as directories, fetched and checked before use; incoming/ and
 uploads/ as in a store on a disk.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlmpress.artifact import (
     Artifact,
     ArtifactFaultError,
     check_files,
     digest_bytes,
-    flush,
     flush_tree,
     from_json_bytes,
-    make_folder,
     read,
     verify,
 )
 from vlmpress.artifact.v1 import artifact_pb2
-from vlmpress_services.errors import NotFoundError
+from vlmpress_services.errors import ConflictError, NotFoundError
+from vlmpress_services.store.cache import Cache
 from vlmpress_services.store.incoming import incoming_folder
-from vlmpress_services.store.interface import ArtifactStore, Described, Expected, StoreDraft, reachable
-from vlmpress_services.store.local import copied
+from vlmpress_services.store.interface import ArtifactStore, Described, Expected, reachable
 from vlmpress_services.store.names import check_digest, check_tag, is_digest, is_tag
 from vlmpress_services.store.remote import Bucket
 from vlmpress_services.store.tags import check_expected
-from vlmpress_services.store.uploads import Uploads
+
+if TYPE_CHECKING:
+    from obstore import UpdateVersion
 
 MANIFEST = "manifest.json"
 MARK = "manifest.sha256"
@@ -59,27 +61,18 @@ class ObjectStore(ArtifactStore):
     Args:
         bucket: Where they are; `bucket.probe()` says whether several may write there.
         root: A folder of this machine, which need not outlive it.
+        cache_bytes: Of fetched and sent artifacts kept there, beside those in use; None: no bound.
+        lease_s: How long after `resolve` this process uses an artifact, seconds; infinity: as long as it lives.
     """
 
-    def __init__(self, bucket: Bucket, root: Path) -> None:
-        self.root = Path(root)
-        self.uploads = Uploads(self.root / "uploads", self.publish)
+    def __init__(
+        self, bucket: Bucket, root: Path, *, cache_bytes: int | None = None, lease_s: float = math.inf
+    ) -> None:
+        super().__init__(root)
         self._bucket = bucket
-        self._cache = self.root / "cache"
-        self._incoming = self.root / "incoming"
+        self._cache = Cache(self.root / "cache", self._incoming, max_bytes=cache_bytes, lease_s=lease_s)
         # Manifests never change, so what was read once is known; whether the artifact is there is asked every time.
         self._manifests: dict[str, artifact_pb2.Manifest] = {}
-
-    @contextmanager
-    def draft(self) -> Iterator[StoreDraft]:
-        """A directory to fill at `draft.path`; only `draft.commit` makes it visible."""
-        with incoming_folder(self._incoming) as folder:
-            yield StoreDraft(folder, self.publish)
-
-    def add(self, directory: Path) -> Artifact:
-        """Copies an artifact directory in, checking every byte; errors as the interface says."""
-        with copied(directory, self._incoming) as artifact:
-            return self.publish(artifact)
 
     def publish(self, artifact: Artifact) -> Artifact:
         """Sends a whole artifact directory, its mark last; it is in the cache afterwards."""
@@ -110,8 +103,8 @@ class ObjectStore(ArtifactStore):
     def resolve(self, ref: str) -> Artifact:
         """As `find`, fetched and checked, as a directory of this machine."""
         found = self.find(ref)
-        place = self._cache / found.digest
-        if place.is_dir():
+        place = self._cache.get(found.digest)
+        if place is not None:
             return read(place)
         check_files(found.manifest)
         with incoming_folder(self._incoming) as folder:
@@ -132,11 +125,15 @@ class ObjectStore(ArtifactStore):
             raise ArtifactFaultError(f"{key}: expected just the files that the manifest lists, got one more or fewer")
         with incoming_folder(self._incoming) as folder:
             for key in sorted(listed):
-                place = folder / key
-                place.parent.mkdir(parents=True, exist_ok=True)
-                self._fetch(key, place)
-            verify(folder / "artifacts" / found.digest)
-        return verify(self.resolve(found.digest).path)
+                target = folder / key
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._fetch(key, target)
+            artifact = verify(folder / "artifacts" / found.digest)
+            place = self._cache.get(found.digest)
+            if place is None:
+                flush_tree(artifact.path)
+                return self._keep(artifact)
+        return verify(place)
 
     def read(self, digest: str, path: str, offset: int, size: int) -> bytes:
         """`size` bytes of a file that the manifest lists; raises ArtifactFaultError when they are not there."""
@@ -163,6 +160,8 @@ class ObjectStore(ArtifactStore):
         self._swap(name, digest, expected)
         # Garbage collection takes the mark away first and looks at the tags then: one of both sees the other.
         if not self.has(digest):
+            with suppress(ConflictError):
+                self._swap(name, None, Expected(digest))
             raise NotFoundError(f"artifact {digest!r}: not in the store any more")
 
     def untag(self, name: str, expected: Expected | None = None) -> bool:
@@ -171,9 +170,14 @@ class ObjectStore(ArtifactStore):
         return self._swap(name, None, expected)
 
     def refresh(self, digest: str) -> None:
-        """Makes an artifact as young as a new one, for `collect_garbage`; raises NotFoundError."""
-        self.find(digest)
-        self._bucket.put(_key(digest, MARK), f"{digest}\n".encode())
+        """As the interface says."""
+        key = _key(digest, MARK)
+        while True:
+            self.find(digest)
+            found = self._bucket.get_version(key)
+            # Only over the mark that is there: garbage collection may have taken it away, and the files with it.
+            if found is not None and self._bucket.swap(key, *found):
+                return
 
     def collect_garbage(
         self, roots: Callable[[], Iterable[str]], min_age_s: float, *, dry_run: bool = False
@@ -188,8 +192,8 @@ class ObjectStore(ArtifactStore):
         kept = reachable(there, [*self.tags().values(), *roots(), *young])
         garbage = [artifact for digest, artifact in there.items() if digest not in kept]
         if not dry_run:
-            for artifact in garbage:
-                self._bucket.delete(_key(artifact.digest, MARK))
+            # Asked again at the last moment: whoever wrote the same meanwhile was told that it is there.
+            garbage = [artifact for artifact in garbage if self._take_mark(artifact.digest, min_age_s)]
             # A tag that was set meanwhile brings back what it leads to.
             again = reachable(there, self.tags().values())
             for digest in again - kept:
@@ -197,6 +201,12 @@ class ObjectStore(ArtifactStore):
             garbage = [artifact for artifact in garbage if artifact.digest not in again]
             self._delete_unmarked(min_age_s)
         return garbage
+
+    def _take_mark(self, digest: str, min_age_s: float) -> bool:
+        is_old = self._age_s(digest) >= min_age_s
+        if is_old:
+            self._bucket.delete(_key(digest, MARK))
+        return is_old
 
     def _delete_unmarked(self, min_age_s: float) -> None:
         for digest, mark in self._marks().items():
@@ -215,8 +225,8 @@ class ObjectStore(ArtifactStore):
         written = self._bucket.written(_key(digest, MARK))
         return 0.0 if written is None else time.time() - written.timestamp()
 
-    def _tag(self, name: str) -> tuple[str | None, str | None]:
-        """A tag's digest and its object's entity tag; a removed one has no digest, one never set neither."""
+    def _tag(self, name: str) -> "tuple[str | None, UpdateVersion | None]":
+        """A tag's digest and its object's version; a removed one has no digest, one never set neither."""
         found = self._bucket.get_version(f"tags/{name}")
         if found is None:
             return None, None
@@ -235,11 +245,11 @@ class ObjectStore(ArtifactStore):
     def _swap(self, name: str, digest: str | None, expected: Expected | None) -> bool:
         """Changes a tag; False when it was so already."""
         while True:
-            found, e_tag = self._tag(name)
+            found, version = self._tag(name)
             if found == digest:
                 return False
             check_expected(name, found, expected)
-            if self._bucket.swap(f"tags/{name}", f"{digest}\n".encode() if digest else b"", e_tag):
+            if self._bucket.swap(f"tags/{name}", f"{digest}\n".encode() if digest else b"", version):
                 return True
 
     def _check_sizes(self, artifact: Artifact) -> None:
@@ -255,15 +265,7 @@ class ObjectStore(ArtifactStore):
 
     def _keep(self, artifact: Artifact) -> Artifact:
         """Moves a whole directory into the cache; the first of equal ones stays."""
-        make_folder(self._cache)
-        target = self._cache / artifact.digest
-        try:
-            artifact.path.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-        flush(self._cache)
-        return Artifact(target, artifact.manifest, artifact.digest)
+        return Artifact(self._cache.put(artifact), artifact.manifest, artifact.digest)
 
 
 def _key(digest: str, name: str) -> str:

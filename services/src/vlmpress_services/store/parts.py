@@ -19,6 +19,14 @@ from vlmpress_services.store.checksum import crc32c
 MAX_CHUNK_BYTES = 1 << 20
 
 
+def is_at(path: Path, handle: int) -> bool:
+    """Whether a path leads to what a handle is open on."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
 class PartFile:
     """One file that is being written; several may be open on the same one.
 
@@ -33,7 +41,7 @@ class PartFile:
         try:
             self._handle = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:
-            raise NotFoundError(f"artifact {folder.name}: no write has begun") from None
+            raise self._gone() from None
         self._guard = threading.Lock()
         self._num_users = 1
 
@@ -103,12 +111,15 @@ class PartFile:
             raise
 
     def _finish(self) -> None:
-        if not self._part.exists():
-            return  # another writer has just finished it
+        # Another writer has just finished it, and who came after that one may have made a new part.
+        if not is_at(self._part, self._handle):
+            return
         try:
             digest = digest_file(self._part)
             # Before the rename: what stands among the whole files is whole after a power loss too.
             flush(self._part)
+        except FileNotFoundError:
+            raise self._gone() from None
         except OSError:
             # What the disk would not take is in doubt from then on, even if it takes it the next time.
             os.ftruncate(self._handle, 0)
@@ -116,8 +127,14 @@ class PartFile:
         if digest != self._file.sha256:
             os.ftruncate(self._handle, 0)
             raise ArtifactFaultError(f"{self._file.path}: expected SHA-256 {self._file.sha256}, got {digest}")
-        self._whole.parent.mkdir(parents=True, exist_ok=True)
-        self._part.rename(self._whole)
+        try:
+            self._part.rename(self._whole)
+        except FileNotFoundError:
+            raise self._gone() from None
+
+    def _gone(self) -> NotFoundError:
+        """The write was committed or given up meanwhile."""
+        return NotFoundError(f"artifact {self._part.parent.parent.name}: no write has begun")
 
     def _persisted_size(self) -> int:
         return os.fstat(self._handle).st_size

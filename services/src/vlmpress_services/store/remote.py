@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
@@ -14,6 +15,9 @@ from vlmpress_services.errors import RemoteStoreError
 
 # obstore raises builtins too, FileNotFoundError for a missing bucket.
 FAULTS = (BaseError, OSError, NotImplementedError)
+
+if TYPE_CHECKING:
+    from obstore import UpdateVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,8 @@ class Bucket:
         key = f"probes/{os.urandom(8).hex()}"
         try:
             held = self.create(key, b"first") and not self.create(key, b"second")
-            held = held and not self._update(key, b"third", '"0"') and self.get(key) == b"first"
+            held = held and not self._update(key, b"third", {"e_tag": '"0"', "version": "1"})
+            held = held and self.get(key) == b"first"
         finally:
             self.delete(key)
         if not held:
@@ -62,11 +67,11 @@ class Bucket:
         found = self.get_version(key)
         return None if found is None else found[0]
 
-    def get_version(self, key: str) -> tuple[bytes, str | None] | None:
-        """An object's bytes and its entity tag."""
+    def get_version(self, key: str) -> "tuple[bytes, UpdateVersion] | None":
+        """An object's bytes and its version: S3 knows it by its entity tag, GCS by its generation."""
         try:
             answer = obstore.get(self._remote, key)
-            return bytes(answer.bytes()), answer.meta["e_tag"]
+            return bytes(answer.bytes()), _version(answer.meta["e_tag"], answer.meta["version"])
         except (NotFoundError, FileNotFoundError):
             return None
         except FAULTS as error:
@@ -118,18 +123,18 @@ class Bucket:
             raise _typed(error) from error
         return True
 
-    def swap(self, key: str, data: bytes, e_tag: str | None) -> bool:
-        """Writes an object over the one of an entity tag (None: there must be none); False when it is another now."""
-        if e_tag is None:
+    def swap(self, key: str, data: bytes, version: "UpdateVersion | None") -> bool:
+        """Writes an object over one of a version (None: there must be none); False when it is another now."""
+        if version is None:
             return self.create(key, data)
         if self._sole_writer:
             self.put(key, data)
             return True
-        return self._update(key, data, e_tag)
+        return self._update(key, data, version)
 
-    def _update(self, key: str, data: bytes, e_tag: str) -> bool:
+    def _update(self, key: str, data: bytes, version: "UpdateVersion") -> bool:
         try:
-            obstore.put(self._remote, key, data, mode={"e_tag": e_tag}, use_multipart=False)
+            obstore.put(self._remote, key, data, mode=version, use_multipart=False)
         except (PreconditionError, NotFoundError, FileNotFoundError):
             return False
         except FAULTS as error:
@@ -143,7 +148,7 @@ class Bucket:
                 obstore.delete(self._remote, key)
             except (NotFoundError, FileNotFoundError):
                 continue
-            except BaseError as error:
+            except FAULTS as error:
                 raise _typed(error) from error
 
     def list(self, prefix: str) -> Iterator[Stored]:
@@ -171,6 +176,15 @@ class Bucket:
             return None
         except FAULTS as error:
             raise _typed(error) from error
+
+
+def _version(e_tag: str | None, version: str | None) -> "UpdateVersion":
+    found: UpdateVersion = {}
+    if e_tag is not None:
+        found["e_tag"] = e_tag
+    if version is not None:
+        found["version"] = version
+    return found
 
 
 def _typed(error: Exception) -> RemoteStoreError:

@@ -8,11 +8,12 @@ A part's size is what is persisted of it. A power loss may damage what had not r
 file's end finds that, and the file starts from 0 again.
 """
 
+import fcntl
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,8 +31,8 @@ from vlmpress.artifact import (
 )
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress_services.errors import ConflictError, InvalidRequestError, NotFoundError, ServicesError
-from vlmpress_services.store.names import check_digest
-from vlmpress_services.store.parts import PartFile
+from vlmpress_services.store.names import check_digest, is_digest
+from vlmpress_services.store.parts import PartFile, is_at
 
 MAX_ARTIFACT_BYTES = 1 << 40
 EXPIRY_S = 7 * 24 * 3600.0
@@ -79,18 +80,19 @@ class Uploads:
             if file.size_bytes == 0 and file.sha256 != digest_bytes(b""):
                 raise ArtifactFaultError(f"{file.path}: expected the SHA-256 of no bytes, got {file.sha256}")
         digest = digest_bytes(manifest_json)
-        folder = self._folder / digest
-        for part in (folder / "parts", folder / "whole"):
-            make_folder(part)
-        draft = folder / f".manifest.json.{os.urandom(8).hex()}"
-        draft.write_bytes(manifest_json)
-        draft.replace(folder / "manifest.json")
-        for number, file in enumerate(manifest.files):
-            self._settle(folder, number, file)
+        with self._alone(digest, begins=True) as folder:
+            for part in (folder / "parts", folder / "whole"):
+                make_folder(part)
+            draft = folder / f".manifest.json.{os.urandom(8).hex()}"
+            draft.write_bytes(manifest_json)
+            draft.replace(folder / "manifest.json")
+            for number, file in enumerate(manifest.files):
+                self._settle(folder, number, file)
         return digest
 
     def _settle(self, folder: Path, number: int, file: artifact_pb2.File) -> None:
         part, whole = folder / "parts" / str(number), folder / "whole" / file.path
+        whole.parent.mkdir(parents=True, exist_ok=True)
         if whole.is_file() or (file.size_bytes and _size(part) != file.size_bytes):
             return
         opened = PartFile(folder, number, file)
@@ -132,38 +134,67 @@ class Uploads:
             NotFoundError: No write has begun.
             IncompleteWriteError: A file is not whole; names the first one.
         """
-        folder, manifest = self._manifest(digest)
-        whole = folder / "whole"
-        for file in manifest.files:
-            if not (whole / file.path).is_file():
-                raise IncompleteWriteError(
-                    f"{file.path}: expected a whole file of {file.size_bytes} bytes before the commit"
-                )
-        (whole / "manifest.json").write_bytes((folder / "manifest.json").read_bytes())
-        (whole / "manifest.sha256").write_text(f"{digest}\n", encoding="ascii")
-        flush_tree(whole)
-        artifact = self._publish(read(whole))
-        shutil.rmtree(folder, ignore_errors=True)
+        with self._alone(digest) as folder:
+            _, manifest = self._manifest(digest)
+            whole = folder / "whole"
+            for file in manifest.files:
+                if not (whole / file.path).is_file():
+                    raise IncompleteWriteError(
+                        f"{file.path}: expected a whole file of {file.size_bytes} bytes before the commit"
+                    )
+            (whole / "manifest.json").write_bytes((folder / "manifest.json").read_bytes())
+            (whole / "manifest.sha256").write_text(f"{digest}\n", encoding="ascii")
+            flush_tree(whole)
+            artifact = self._publish(read(whole))
+            shutil.rmtree(folder, ignore_errors=True)
         return artifact
 
     def abandon(self, digest: str) -> bool:
         """Drops a write; False when none has begun."""
-        check_digest(digest)
-        folder = self._folder / digest
-        if not folder.is_dir():
+        try:
+            with self._alone(digest) as folder:
+                shutil.rmtree(folder, ignore_errors=True)
+        except NotFoundError:
             return False
-        shutil.rmtree(folder, ignore_errors=True)
         return True
 
     def expire(self, age_s: float = EXPIRY_S) -> None:
         """Drops the writes that nobody has gone on with for so long."""
         if not self._folder.is_dir():
             return
-        for folder in self._folder.iterdir():
-            parts = (folder, folder / "parts", folder / "whole", *folder.glob("parts/*"))
-            newest_s = max((path.stat().st_mtime for path in parts if path.exists()), default=0.0)
-            if time.time() - newest_s > age_s:
-                shutil.rmtree(folder, ignore_errors=True)
+        before_s = time.time() - age_s
+        for name in sorted(path.name for path in self._folder.iterdir() if is_digest(path.name)):
+            if _newest_s(self._folder / name) >= before_s:
+                continue
+            with suppress(NotFoundError), self._alone(name) as folder:
+                # Somebody may have gone on with it while this waited.
+                if _newest_s(folder) < before_s:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _alone(self, digest: str, *, begins: bool = False) -> Iterator[Path]:
+        """The folder of a write, while nobody else begins or ends it; raises NotFoundError when there is none.
+
+        Its lock is on the folder itself, so that it goes with it; who waited for a folder that is gone looks again.
+        """
+        check_digest(digest)
+        folder = self._folder / digest
+        while True:
+            if begins:
+                make_folder(folder)
+            try:
+                handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if begins:
+                    continue
+                raise NotFoundError(f"artifact {digest}: no write has begun") from None
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                if is_at(folder, handle):
+                    yield folder
+                    return
+            finally:
+                os.close(handle)
 
     def _manifest(self, digest: str) -> tuple[Path, artifact_pb2.Manifest]:
         check_digest(digest)
@@ -179,6 +210,22 @@ class Uploads:
 def _parsed(manifest_json: bytes) -> artifact_pb2.Manifest:
     # Asked for with every file of an artifact, of which there may be thousands.
     return from_json_bytes(manifest_json)
+
+
+def _newest_s(folder: Path) -> float:
+    """When a write last went on, seconds since the epoch; that of a folder that is gone meanwhile is long ago."""
+    newest_s = 0.0
+    for path in (folder, folder / "parts", folder / "whole", *_entries(folder / "parts")):
+        with suppress(FileNotFoundError):
+            newest_s = max(newest_s, path.stat().st_mtime)
+    return newest_s
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def _size(path: Path) -> int:

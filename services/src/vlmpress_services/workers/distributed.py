@@ -17,11 +17,11 @@ from ray.train import TrainingFailedError, get_context
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
-from vlmpress_services.errors import InvalidRequestError, WorkersDiedError
+from vlmpress_services.errors import EXPECTED, InvalidRequestError, WorkersDiedError
 from vlmpress_services.locking import locked
 from vlmpress_services.workers.group import OnReport, WorkerGroup
 from vlmpress_services.workers.ray_cluster import ray_cluster
-from vlmpress_services.workers.reporting import FINAL_ERRORS, Reporter, Watch
+from vlmpress_services.workers.reporting import Reporter, Watch
 from vlmpress_services.workers.torch_config import OwnGpus
 
 POLL_INTERVAL_S = 0.5
@@ -85,7 +85,7 @@ def _on_worker(config: dict[str, Any]) -> Any:
         reporter.flush()
         return result
     except Exception as error:
-        if isinstance(error, FINAL_ERRORS):
+        if isinstance(error, EXPECTED):
             reporter.fail(error)
         # After an error of another worker this one has merely lost it.
         elif reporter.error() is None:

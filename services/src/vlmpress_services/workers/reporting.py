@@ -6,14 +6,9 @@ from typing import Any
 
 import ray
 
-from vlmpress.artifact import ArtifactError
-from vlmpress.cli import UserError
-from vlmpress.data import DataError
-from vlmpress_services.errors import PackageError, ServicesError, StoppingError
+from vlmpress_services.errors import StoppingError
 
 REPORT_INTERVAL_S = 0.5
-# Raised on purpose: another attempt would end the same way.
-FINAL_ERRORS = (ServicesError, PackageError, ArtifactError, DataError, UserError)
 
 
 class _Board:

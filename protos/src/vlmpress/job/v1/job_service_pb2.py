@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vlmpress.job.v1 import job_pb2 as vlmpress_dot_job_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!vlmpress/job/v1/job_service.proto\x12\x0fvlmpress.job.v1\x1a\x19vlmpress/job/v1/job.proto\"N\n\x10\x43reateJobRequest\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.vlmpress.job.v1.JobSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"6\n\x11\x43reateJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.vlmpress.job.v1.Job\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"3\n\x0eGetJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.vlmpress.job.v1.Job\"c\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12)\n\x06states\x18\x03 \x03(\x0e\x32\x19.vlmpress.job.v1.JobState\"O\n\x10ListJobsResponse\x12\"\n\x04jobs\x18\x01 \x03(\x0b\x32\x14.vlmpress.job.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"6\n\x11\x43\x61ncelJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.vlmpress.job.v1.Job\"3\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"5\n\x10WatchJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.vlmpress.job.v1.Job2\xbc\x03\n\nJobService\x12W\n\tCreateJob\x12!.vlmpress.job.v1.CreateJobRequest\x1a\".vlmpress.job.v1.CreateJobResponse\"\x03\x90\x02\x02\x12N\n\x06GetJob\x12\x1e.vlmpress.job.v1.GetJobRequest\x1a\x1f.vlmpress.job.v1.GetJobResponse\"\x03\x90\x02\x01\x12T\n\x08ListJobs\x12 .vlmpress.job.v1.ListJobsRequest\x1a!.vlmpress.job.v1.ListJobsResponse\"\x03\x90\x02\x01\x12W\n\tCancelJob\x12!.vlmpress.job.v1.CancelJobRequest\x1a\".vlmpress.job.v1.CancelJobResponse\"\x03\x90\x02\x02\x12V\n\x08WatchJob\x12 .vlmpress.job.v1.WatchJobRequest\x1a!.vlmpress.job.v1.WatchJobResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!vlmpress/job/v1/job_service.proto\x12\x0fvlmpress.job.v1\x1a\x19vlmpress/job/v1/job.proto\"N\n\x10\x43reateJobRequest\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.vlmpress.job.v1.JobSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"6\n\x11\x43reateJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.vlmpress.job.v1.Job\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"3\n\x0eGetJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.vlmpress.job.v1.Job\"c\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12)\n\x06states\x18\x03 \x03(\x0e\x32\x19.vlmpress.job.v1.JobState\"O\n\x10ListJobsResponse\x12\"\n\x04jobs\x18\x01 \x03(\x0b\x32\x14.vlmpress.job.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"6\n\x11\x43\x61ncelJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.vlmpress.job.v1.Job\"3\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"5\n\x10WatchJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.vlmpress.job.v1.Job\"T\n\x11ReadJobLogRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"C\n\x12ReadJobLogResponse\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x32\x9a\x04\n\nJobService\x12W\n\tCreateJob\x12!.vlmpress.job.v1.CreateJobRequest\x1a\".vlmpress.job.v1.CreateJobResponse\"\x03\x90\x02\x02\x12N\n\x06GetJob\x12\x1e.vlmpress.job.v1.GetJobRequest\x1a\x1f.vlmpress.job.v1.GetJobResponse\"\x03\x90\x02\x01\x12T\n\x08ListJobs\x12 .vlmpress.job.v1.ListJobsRequest\x1a!.vlmpress.job.v1.ListJobsResponse\"\x03\x90\x02\x01\x12W\n\tCancelJob\x12!.vlmpress.job.v1.CancelJobRequest\x1a\".vlmpress.job.v1.CancelJobResponse\"\x03\x90\x02\x02\x12V\n\x08WatchJob\x12 .vlmpress.job.v1.WatchJobRequest\x1a!.vlmpress.job.v1.WatchJobResponse\"\x03\x90\x02\x01\x30\x01\x12\\\n\nReadJobLog\x12\".vlmpress.job.v1.ReadJobLogRequest\x1a#.vlmpress.job.v1.ReadJobLogResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSERVICE'].methods_by_name['CancelJob']._serialized_options = b'\220\002\002'
   _globals['_JOBSERVICE'].methods_by_name['WatchJob']._loaded_options = None
   _globals['_JOBSERVICE'].methods_by_name['WatchJob']._serialized_options = b'\220\002\001'
+  _globals['_JOBSERVICE'].methods_by_name['ReadJobLog']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['ReadJobLog']._serialized_options = b'\220\002\001'
   _globals['_CREATEJOBREQUEST']._serialized_start=81
   _globals['_CREATEJOBREQUEST']._serialized_end=159
   _globals['_CREATEJOBRESPONSE']._serialized_start=161
@@ -62,6 +64,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHJOBREQUEST']._serialized_end=628
   _globals['_WATCHJOBRESPONSE']._serialized_start=630
   _globals['_WATCHJOBRESPONSE']._serialized_end=683
-  _globals['_JOBSERVICE']._serialized_start=686
-  _globals['_JOBSERVICE']._serialized_end=1130
+  _globals['_READJOBLOGREQUEST']._serialized_start=685
+  _globals['_READJOBLOGREQUEST']._serialized_end=769
+  _globals['_READJOBLOGRESPONSE']._serialized_start=771
+  _globals['_READJOBLOGRESPONSE']._serialized_end=838
+  _globals['_JOBSERVICE']._serialized_start=841
+  _globals['_JOBSERVICE']._serialized_end=1379
 # @@protoc_insertion_point(module_scope)

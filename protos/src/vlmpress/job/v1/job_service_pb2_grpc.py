@@ -60,6 +60,11 @@ class JobServiceStub(object):
                 request_serializer=vlmpress_dot_job_dot_v1_dot_job__service__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=vlmpress_dot_job_dot_v1_dot_job__service__pb2.WatchJobResponse.FromString,
                 _registered_method=True)
+        self.ReadJobLog = channel.unary_stream(
+                '/vlmpress.job.v1.JobService/ReadJobLog',
+                request_serializer=vlmpress_dot_job_dot_v1_dot_job__service__pb2.ReadJobLogRequest.SerializeToString,
+                response_deserializer=vlmpress_dot_job_dot_v1_dot_job__service__pb2.ReadJobLogResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer(object):
@@ -98,6 +103,13 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadJobLog(self, request, context):
+        """Streams what a job's workers print, while the job runs and afterwards.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -125,6 +137,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.WatchJob,
                     request_deserializer=vlmpress_dot_job_dot_v1_dot_job__service__pb2.WatchJobRequest.FromString,
                     response_serializer=vlmpress_dot_job_dot_v1_dot_job__service__pb2.WatchJobResponse.SerializeToString,
+            ),
+            'ReadJobLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadJobLog,
+                    request_deserializer=vlmpress_dot_job_dot_v1_dot_job__service__pb2.ReadJobLogRequest.FromString,
+                    response_serializer=vlmpress_dot_job_dot_v1_dot_job__service__pb2.ReadJobLogResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -263,6 +280,33 @@ class JobService(object):
             '/vlmpress.job.v1.JobService/WatchJob',
             vlmpress_dot_job_dot_v1_dot_job__service__pb2.WatchJobRequest.SerializeToString,
             vlmpress_dot_job_dot_v1_dot_job__service__pb2.WatchJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadJobLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vlmpress.job.v1.JobService/ReadJobLog',
+            vlmpress_dot_job_dot_v1_dot_job__service__pb2.ReadJobLogRequest.SerializeToString,
+            vlmpress_dot_job_dot_v1_dot_job__service__pb2.ReadJobLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -116,7 +116,7 @@ class ArtifactClient(Client):
         # What is raised in gRPC's task would be lost there.
         faults: list[Exception] = []
 
-        async def requests() -> AsyncGenerator[artifact_service_pb2.WriteFileRequest, None]:
+        async def requests() -> AsyncGenerator[bytes, None]:
             chunks = chunk_requests(artifact, file, offset)
             try:
                 while (request := await asyncio.to_thread(next, chunks, None)) is not None:
@@ -128,7 +128,7 @@ class ArtifactClient(Client):
                 faults.append(error)
 
         with typed_errors():
-            responses = self._stub(calls.STUB).WriteFile(requests())
+            responses = self._stub(calls.write_file)(requests())
             try:
                 async for response in responses:
                     may_send.release()

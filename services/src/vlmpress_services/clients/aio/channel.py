@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -54,9 +55,10 @@ class Client(ConnectedClient):
         breaks = Breaks()
         while True:
             try:
-                async for item in self._stream(rest()):
-                    breaks.reset()
-                    yield item
+                async with aclosing(self._stream(rest())) as items:
+                    async for item in items:
+                        breaks.reset()
+                        yield item
                 return
             except ServiceError as error:
                 pause_s = breaks.pause_s(error)

@@ -40,8 +40,9 @@ class EdgeVlmClient(Client):
         """
         call = generate_call(ref, images, prompt, max_new_tokens, max_visual_tokens, history, sampling)
         reader = AnswerReader(self.timeout_s)
-        async for response in self._stream(call):
-            reader.take(response)
+        async with aclosing(self._stream(call)) as responses:
+            async for response in responses:
+                reader.take(response)
         return reader.answer()
 
     async def stream(

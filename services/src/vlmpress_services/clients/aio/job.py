@@ -3,9 +3,9 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from vlmpress.job.v1 import job_pb2
+from vlmpress.job.v1 import job_pb2, job_service_pb2
 from vlmpress_services.clients.aio.channel import Client
-from vlmpress_services.clients.job import JobCursor, cancel_call, create_call, get_call, list_call
+from vlmpress_services.clients.job import JobCursor, LogCursor, cancel_call, create_call, get_call, list_call
 
 
 class JobClient(Client):
@@ -36,3 +36,11 @@ class JobClient(Client):
         async with aclosing(self._resume(JobCursor(job_id, revision).call)) as jobs:
             async for job in jobs:
                 yield job
+
+    async def log(
+        self, job_id: str, attempt: int = 0, offset: int = 0, *, follow: bool = False
+    ) -> AsyncGenerator[job_service_pb2.ReadJobLogResponse, None]:
+        """What a job's workers print; arguments and errors are those of the synchronous client."""
+        async with aclosing(self._resume(LogCursor(job_id, attempt, offset, follow).call)) as pieces:
+            async for piece in pieces:
+                yield piece

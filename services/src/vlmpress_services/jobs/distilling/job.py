@@ -21,6 +21,7 @@ from vlmpress_services.jobs.folders import run_folder
 from vlmpress_services.jobs.progress import Report
 from vlmpress_services.jobs.requirements import MODEL_KINDS, check_kind, check_ray, imported, most_processes
 from vlmpress_services.losses import tail_mean
+from vlmpress_services.producer import producer
 from vlmpress_services.store.interface import ArtifactStore
 from vlmpress_services.workers.group import OnReport, TeacherGroup, WorkerGroup
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from vlmpress_services.jobs.distilling.work import Outcome
     from vlmpress_services.workers.teachers import TeacherPool
 
-DISTRIBUTION = "vlmpress-services"
 MAX_SETTINGS_CHARS, MAX_SEED = 65_536, 2**32 - 1
 # What verbdistill would run without, and not write again.
 NOT_TRAINED = {POLICY_FILE: "a token reducer's policy", COMPRESSION_FILE: "a compression"}
@@ -182,7 +182,6 @@ def _publish(
     from verbdistill.wire import distillation_to_proto
     from vlmpress_services.jobs.distilling.settings import DISTILLED, VERBALIZERS
 
-    producer = (DISTRIBUTION, version(DISTRIBUTION))
     parents = {role: artifact.digest for role, artifact in artifacts.items()}
     made = plan.folder / VERBALIZERS
     for path in sorted(made.iterdir()) if made.is_dir() else ():
@@ -194,7 +193,7 @@ def _publish(
         (draft.path / RECORD).write_text(f"{text}\n", encoding="utf-8")
         distillation = draft.commit(
             distillation_to_proto(outcome.spec),
-            producer=producer,
+            producer=producer(),
             parents=list(parents.items()),
             metrics={**metrics, "waited_for_teacher_s": outcome.waited_s},
         )
@@ -204,7 +203,7 @@ def _publish(
             path.rename(draft.path / path.name)
         model = draft.commit(
             getattr(student, student.kind),
-            producer=producer,
+            producer=producer(),
             parents=[("student", parents["student"]), ("distillation", distillation.digest)],
             metrics=metrics,
         )

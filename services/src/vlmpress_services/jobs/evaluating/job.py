@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from importlib.metadata import version
 
 from vlmpress.artifact import digest_bytes
 from vlmpress.job.v1 import job_pb2 as pb
@@ -10,11 +9,11 @@ from vlmpress_services.errors import InvalidRequestError
 from vlmpress_services.jobs.folders import run_folder
 from vlmpress_services.jobs.progress import OnProgress
 from vlmpress_services.jobs.requirements import check_kind, check_ray, imported
-from vlmpress_services.serving.model_host import MODEL_KINDS
+from vlmpress_services.producer import producer
+from vlmpress_services.serving.model_host import LOADABLE_KINDS
 from vlmpress_services.store.interface import ArtifactStore
 from vlmpress_services.workers.group import TaskResources
 
-DISTRIBUTION = "vlmpress-services"
 DEFAULT_SHARD_QUESTIONS, DEFAULT_NEW_TOKENS = 125, 16
 MAX_SHARD_QUESTIONS, MAX_NEW_TOKENS, MAX_WORKERS, MAX_CORES = 10_000, 4096, 1024, 1024
 
@@ -27,7 +26,7 @@ def check_evaluate(job: pb.EvaluateJob, store: ArtifactStore) -> None:
         NotFoundError: The model or the dataset is not in the store.
         ExtraMissingError: Several workers are asked for and Ray is not installed.
     """
-    check_kind("model", store.find(job.model), *MODEL_KINDS)
+    check_kind("model", store.find(job.model), *LOADABLE_KINDS)
     check_kind("dataset", store.find(job.dataset), "dataset")
     for field, value, most in (
         ("max_new_tokens", job.max_new_tokens, MAX_NEW_TOKENS),
@@ -73,7 +72,7 @@ def do_evaluate(job: pb.EvaluateJob, store: ArtifactStore, on_progress: OnProgre
         found = evaluate(questions, str(store.root), folder, draft.path, runner, resources, report)
         made = draft.commit(
             found.spec,
-            producer=(DISTRIBUTION, version(DISTRIBUTION)),
+            producer=producer(),
             parents=[("model", questions.model.digest), ("dataset", questions.dataset.digest)],
             metrics=found.metrics,
         )

@@ -1,7 +1,6 @@
 """PackJob and SweepJob: what can be refused before there is a job, and the work itself."""
 
 import json
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,13 @@ from vlmpress.quantpack.v1 import quantpack_pb2
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
 from vlmpress_services.jobs.progress import OnProgress, settings_done, trials_done, weights_done
 from vlmpress_services.jobs.requirements import MODEL_KINDS, check_kind, imported
+from vlmpress_services.producer import producer
 from vlmpress_services.store.incoming import incoming_folder
 from vlmpress_services.store.interface import ArtifactStore
 
 if TYPE_CHECKING:
     from quantpack import EcmSearch, Recipe, Scheme
 
-DISTRIBUTION = "vlmpress-services"
 DEFAULT_NUM_SAMPLES, DEFAULT_NUM_QUESTIONS = 64, 500
 MAX_QUESTIONS, MAX_SETTINGS, MAX_NAME_CHARS = 100_000, 256, 64
 SWEEP_FIELDS, SWEEP_PICTURE = "sweep.json", "sweep.svg"
@@ -109,7 +108,7 @@ def do_sweep(job: pb.SweepJob, store: ArtifactStore, on_progress: OnProgress) ->
         (draft.path / SWEEP_PICTURE).write_text(found.svg(), encoding="utf-8")
         return draft.commit(
             artifact_pb2.Report(title="quantpack sweep"),
-            producer=(DISTRIBUTION, version(DISTRIBUTION)),
+            producer=producer(),
             parents=[("model", model.digest), ("dataset", dataset.digest)],
             metrics={"full_accuracy": found.full_accuracy},
         ).digest

@@ -17,6 +17,7 @@ from vlmpress_services.jobs.folders import run_folder
 from vlmpress_services.jobs.progress import Report
 from vlmpress_services.jobs.requirements import MODEL_KINDS, check_kind, check_ray, imported, most_processes
 from vlmpress_services.losses import tail_mean
+from vlmpress_services.producer import producer
 from vlmpress_services.store.interface import ArtifactStore
 from vlmpress_services.workers.group import OnReport, WorkerGroup
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from vlmpress_services.jobs.training.settings import RunPlan
     from vlmpress_services.jobs.training.work import Outcome
 
-DISTRIBUTION = "vlmpress-services"
 MAX_STAGES, MAX_SETTINGS_CHARS, MAX_SEED = 64, 65_536, 2**32 - 1
 SCHEDULE, RECORD = "schedule.json", "training.json"
 
@@ -127,11 +127,10 @@ def _publish(
 
     schedule = schedule_to_proto(outcome.schedule)
     model, dataset = parents
-    producer = (DISTRIBUTION, version(DISTRIBUTION))
     with store.draft() as draft:
         text = json_format.MessageToJson(schedule, preserving_proto_field_name=True)
         (draft.path / SCHEDULE).write_text(f"{text}\n", encoding="utf-8")
-        stages = draft.commit(schedule, producer=producer)
+        stages = draft.commit(schedule, producer=producer())
     speeds = {
         f"stage_{number}_tokens_per_second": speed
         for number, speed in enumerate(outcome.tokens_per_second, 1)
@@ -143,7 +142,7 @@ def _publish(
         (draft.path / RECORD).write_text(f"{json.dumps(_record(job, outcome), indent=1)}\n", encoding="utf-8")
         trained = draft.commit(
             getattr(model.manifest, model.manifest.kind),
-            producer=producer,
+            producer=producer(),
             parents=[("model", model.digest), ("dataset", dataset.digest), ("schedule", stages.digest)],
             metrics={"final_loss_nats": tail_mean(outcome.losses), "num_steps": float(len(outcome.losses)), **speeds},
         )

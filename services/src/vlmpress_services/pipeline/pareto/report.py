@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Self
 
 from matplotlib.figure import Figure
@@ -12,8 +11,8 @@ from vlmpress.artifact import Artifact, Draft
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress_services.pipeline.pareto.front import front
 from vlmpress_services.pipeline.plots import svg_text
+from vlmpress_services.producer import producer
 
-PRODUCER = "vlmpress-services"
 FIELDS, TABLE, PICTURE = "pareto.json", "pareto.md", "pareto.svg"
 
 
@@ -71,7 +70,7 @@ def write_report(draft: Draft, points: Sequence[Point]) -> Artifact:
     (draft.path / PICTURE).write_text(_picture(points, flags), encoding="utf-8")
     return draft.commit(
         artifact_pb2.Report(title="Pareto sweep"),
-        producer=(PRODUCER, version(PRODUCER)),
+        producer=producer(),
         parents=[("evaluation", point.evaluation) for point in points],
     )
 

@@ -1,12 +1,12 @@
 """Makes every variant of a sweep, measures each model once, and reports."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from vlmpress.artifact import Artifact
 from vlmpress_services.pipeline.config import RunConfig
 from vlmpress_services.pipeline.evaluation import make_evaluation
-from vlmpress_services.pipeline.main_job import quiet_torch
+from vlmpress_services.pipeline.main_job import OnShare, quiet_torch
 from vlmpress_services.pipeline.models import Models, make_data, versions
 from vlmpress_services.pipeline.pareto.config import ParetoConfig, Variant, variants_of
 from vlmpress_services.pipeline.pareto.report import Point, write_report
@@ -15,7 +15,6 @@ from vlmpress_services.workers.group import TaskResources
 from vlmpress_services.workers.opening import open_runner
 from vlmpress_services.workers.runners import LocalRunner, Runner
 
-OnShare = Callable[[float, str], None]
 MAKING = 0.8
 """Share of the work that making the variants is taken for; the rest is measuring."""
 
