@@ -109,7 +109,6 @@ def send_garbage(address: str, seed: int, num_connections: int) -> None:
     """Opens connections that speak no gRPC: noise, other protocols, frames and headers that are wrong, silence."""
     draw = random.Random(seed)
     host, _, port = address.rpartition(":")
-    # A path that is no UTF-8 has its own test, services/tests/test_endpoint.py: it breaks gRPC's server.
     short_body = _headers(b"/x/y")
     openings = [
         lambda: draw.randbytes(draw.randrange(1, 4000)),
@@ -119,6 +118,7 @@ def send_garbage(address: str, seed: int, num_connections: int) -> None:
         lambda: PREFACE + SETTINGS + _frame(draw.randrange(16), draw.randrange(256), 1, draw.randbytes(40)),
         lambda: PREFACE + SETTINGS + _frame(1, 4, 1, short_body) + _frame(0, 1, 1, b"\0\0\0\0\0"),
         lambda: PREFACE + SETTINGS + _frame(1, 4, 1, _headers(b"/" + b"x" * 7000)) + _frame(0, 1, 1, b"\1\xff\xff"),
+        lambda: PREFACE + SETTINGS + _frame(1, 4, 1, _headers(b"/\xff\xfe")) + _frame(0, 1, 1, b""),
         lambda: PREFACE[: draw.randrange(len(PREFACE))],
         lambda: b"",
     ]

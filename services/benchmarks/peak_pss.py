@@ -26,6 +26,9 @@ def pss_bytes(process: psutil.Process) -> int:
 
 def main() -> int:
     """Runs the rest of the command line."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        return 2 if len(sys.argv) < 2 else 0
     start_s = time.monotonic()
     child = subprocess.Popen(sys.argv[1:])
     root, peak, peak_processes = psutil.Process(child.pid), 0, 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from vlmpress_services.errors import InvalidRequestError
@@ -142,3 +143,46 @@ def test_check_config_shows_what_would_hold_or_what_is_wrong(tmp_path: Path) -> 
     held = yaml.safe_load(done.stdout)
     assert (held["max_batch"], held["services"], held["tokens"]) == (7, ["evaluation"], "tokens.yaml")
     assert not (tmp_path / "build").exists()
+
+
+def test_every_flag_reaches_the_server(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "server.key")
+    authority.cert_pem.write_to_path(tmp_path / "clients.pem")
+    (tmp_path / "tokens.yaml").write_text("[]")
+    flags = {
+        "listen": "127.0.0.1:4444",
+        "store": "elsewhere",
+        "services": "evaluation",
+        "max-concurrent": "3",
+        "max-batch": "5",
+        "tls-cert": "server.pem",
+        "tls-key": "server.key",
+        "client-ca": "clients.pem",
+        "tokens": "tokens.yaml",
+        "metrics": "9999",
+        "log-format": "text",
+        "grace-s": "7.5",
+    }
+    options = [part for name, value in flags.items() for part in (f"--{name}", value)]
+    done = vlmpress(tmp_path, "serve", "--check-config", *options, "--insecure", "--reflection")
+    assert done.returncode == 0, done.stderr
+    held = yaml.safe_load(done.stdout)
+    tls = {"cert": "server.pem", "key": "server.key", "client_ca": "clients.pem"}
+    expected = {"tls": tls, "insecure": True, "reflection": True, "services": ["evaluation"]}
+    expected |= {"listen": "127.0.0.1:4444", "store": "elsewhere", "max_concurrent": 3, "max_batch": 5}
+    expected |= {"tokens": "tokens.yaml", "metrics": "9999", "log_format": "text", "grace_s": 7.5}
+    assert {name: held[name] for name in expected} == expected
+
+
+def test_the_documented_configuration_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = [part.split("```")[0] for part in text.split("```yaml\n")[1:]]
+    (block,) = [block for block in blocks if "max_concurrent" in block]
+    file = tmp_path / "server.yaml"
+    file.write_text(block)
+    config = load_config({}, file, {})
+    assert config.metrics_address == "127.0.0.1:9464"
+    assert config.max_concurrent_of("edgevlm.Generate") == 32

@@ -1,6 +1,5 @@
 import asyncio
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -26,46 +25,6 @@ async def test_more_than_max_pending_are_refused() -> None:
     release.set()
     await asyncio.gather(*held)
     assert await executor.run(int) == 0
-    executor.close()
-
-
-async def test_a_stream_gives_items_in_order_and_the_error_at_its_end() -> None:
-    def produce() -> Iterator[int]:
-        yield 1
-        yield 2
-        raise ValueError("no three")
-
-    executor = BoundedExecutor("test")
-    stream = executor.stream(produce)
-    assert [await anext(stream), await anext(stream)] == [1, 2]
-    with pytest.raises(ValueError, match="no three"):
-        await anext(stream)
-    executor.close()
-
-
-async def test_a_closed_stream_stops_at_the_next_item_and_frees_its_place() -> None:
-    made = []
-    go_on = threading.Semaphore(0)
-
-    def produce() -> Iterator[int]:
-        for number in range(1000):
-            made.append(number)
-            yield number
-            go_on.acquire()
-
-    executor = BoundedExecutor("test", max_pending=1)
-    stream = executor.stream(produce)
-    assert await anext(stream) == 0
-    await stream.aclose()
-    go_on.release()
-    for _ in range(100):
-        await asyncio.sleep(0.01)
-        try:
-            assert await executor.run(int) == 0
-            break
-        except OverloadedError:
-            continue
-    assert made == [0, 1]
     executor.close()
 
 

@@ -2,8 +2,8 @@
 
 import os
 import random
-import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -96,25 +96,27 @@ def test_a_damaged_manifest_ends_it_before_anything_is_gone(store: LocalStore) -
     assert len(store.digests()) == 3
 
 
-def test_a_tag_set_meanwhile_is_never_lost(store: LocalStore) -> None:
-    """Tags that are set while garbage is collected point at artifacts that are there, or are refused."""
-    made: list[Artifact] = []
-    for number in range(30):
-        made.append(store.find(add(store, str(number))))
-    set_tags: list[str] = []
+def test_a_tag_set_meanwhile_is_never_lost(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a collection holds the tags a tag saves its artifact; one that comes later finds it gone, and is refused."""
+    early, late = ([add(store, f"{when} {number}") for number in range(5)] for when in ("early", "late"))
+    listing, calls = store.list, []
 
-    def tag() -> None:
-        for number, artifact in enumerate(made):
-            try:
-                store.tag(f"t{number}", artifact.digest)
-            except NotFoundError:
-                continue
-            set_tags.append(artifact.digest)
+    def tag_after_listing() -> list[Artifact]:
+        found = listing()
+        for digest in early:
+            store.tag(f"t{digest[:8]}", digest)
+        return found
 
-    other = threading.Thread(target=tag)
-    other.start()
-    while other.is_alive():
-        store.collect_garbage(nothing, 0)
-    other.join()
-    assert set(store.digests()) == set(set_tags)
-    assert all(store.verify(digest) for digest in set_tags)
+    def tag_while_held() -> list[str]:
+        calls.extend(pool.submit(store.tag, f"t{digest[:8]}", digest) for digest in late)
+        assert not wait(calls, timeout=0.5).done, "a tag was set while garbage was looked for"
+        return []
+
+    monkeypatch.setattr(store, "list", tag_after_listing)
+    with ThreadPoolExecutor(len(late)) as pool:
+        assert digests(store.collect_garbage(tag_while_held, 0)) == set(late)
+        for call in calls:
+            with pytest.raises(NotFoundError):
+                call.result()
+    assert sorted(store.tags().values()) == list(store.digests()) == sorted(early)
+    assert all(store.verify(digest) for digest in early)

@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,30 @@ async def test_a_changed_byte_keeps_a_model_from_loading(store: LocalStore) -> N
         async with host.lease(artifact.digest):
             pass
     assert loads.texts == []
+
+
+class Knot:
+    """A model that refers to itself, so that only the garbage collector frees it."""
+
+    def __init__(self, _: Path) -> None:
+        self.itself = self
+
+
+async def test_a_loaded_model_is_not_walked_by_later_collections_and_a_dropped_one_is_freed(store: LocalStore) -> None:
+    host = ModelHost(store, Knot, capacity=1)
+    try:
+        async with host.lease(add(store, "a").digest) as loaded:
+            first = weakref.ref(loaded.model)
+        del loaded
+        assert not any(isinstance(one, Knot) for one in gc.get_objects())
+        async with host.lease(add(store, "b").digest):
+            pass
+        await asyncio.sleep(0)
+        async with host.lease(add(store, "c").digest):
+            assert first() is None
+    finally:
+        host.close()
+        gc.unfreeze()
 
 
 async def test_what_is_no_model_is_refused(store: LocalStore, add_log: Any) -> None:

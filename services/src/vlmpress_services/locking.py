@@ -45,3 +45,11 @@ def take(path: Path) -> int | None:
         os.close(handle)
         raise
     return handle
+
+
+def is_at(path: Path, handle: int) -> bool:
+    """Whether a path leads to what a handle is open on: who waited for a lock may hold that of a place that is gone."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False

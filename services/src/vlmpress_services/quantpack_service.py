@@ -11,11 +11,11 @@ from vlmpress.artifact import Artifact
 from vlmpress.quantpack.v1 import quantpack_service_pb2 as pb
 from vlmpress.quantpack.v1 import quantpack_service_pb2_grpc as pb_grpc
 from vlmpress_services.errors import one_line
-from vlmpress_services.jobs.requirements import check_kind
 from vlmpress_services.serving.executor import BoundedExecutor
 from vlmpress_services.serving.interceptors import Context
 from vlmpress_services.serving.service import Host, Service
 from vlmpress_services.store.interface import ArtifactStore
+from vlmpress_services.store.kinds import check_kind
 
 
 class QuantpackService(Service, pb_grpc.QuantpackServiceServicer):

@@ -18,13 +18,13 @@ from vlmpress.artifact import Artifact
 from vlmpress.verbdistill.v1 import verbdistill_service_pb2 as pb
 from vlmpress.verbdistill.v1 import verbdistill_service_pb2_grpc as pb_grpc
 from vlmpress_services.errors import InvalidRequestError
-from vlmpress_services.jobs.requirements import check_kind
 from vlmpress_services.serving.executor import BoundedExecutor
 from vlmpress_services.serving.images import ImagesConfig, check_images
 from vlmpress_services.serving.interceptors import Context
 from vlmpress_services.serving.model_host import ModelHost
 from vlmpress_services.serving.service import Host, Service
 from vlmpress_services.store.interface import ArtifactStore
+from vlmpress_services.store.kinds import check_kind
 
 MAX_WORDS, MAX_LIKELIEST = 256, 64
 DEFAULT_WORDS, DEFAULT_LIKELIEST = 16, 5

@@ -1,22 +1,13 @@
-"""What several kinds of jobs ask before they begin: artifacts of some kind, and installed packages."""
+"""What several kinds of jobs ask before they begin: workers, and installed packages."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
-from vlmpress_services.store.interface import Described
+from vlmpress_services.errors import ExtraMissingError
 
-MODEL_KINDS = ("model", "edge_model")
-"""Kinds of artifacts that hold a model's own weights."""
 MAX_PROCESSES = 256
-
-
-def check_kind(field: str, artifact: Described, *kinds: str) -> None:
-    """Raises InvalidRequestError unless the artifact that a field names is of one of these kinds."""
-    if artifact.manifest.kind not in kinds:
-        raise InvalidRequestError(f"{field}: expected a kind of {', '.join(kinds)}, got {artifact.manifest.kind}")
 
 
 def check_ray(fields: str) -> None:

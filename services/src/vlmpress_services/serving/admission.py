@@ -14,14 +14,14 @@ class Admission:
     For one event loop: nothing happens between a test and the count that follows it.
 
     Args:
-        max_concurrent: Calls of all methods together.
+        max_concurrent: Calls of all methods together, but for watches.
+        max_watching: Watches together: they wait most of the time, and many need not keep others out.
         max_concurrent_of: Calls of one method, by its name; None: only the limit of all counts.
     """
 
-    def __init__(self, max_concurrent: int, max_concurrent_of: Callable[[str], int | None]) -> None:
-        self._max_concurrent = max_concurrent
+    def __init__(self, max_concurrent: int, max_watching: int, max_concurrent_of: Callable[[str], int | None]) -> None:
+        self._limits = {"calls": max_concurrent, "watches": max_watching}
         self._max_concurrent_of = max_concurrent_of
-        self._num_running = 0
         self._running: Counter[str] = Counter()
 
     @contextmanager
@@ -34,15 +34,15 @@ class Admission:
         if method.is_health:
             yield
             return
-        if self._num_running >= self._max_concurrent:
-            raise OverloadedError(f"server busy: {self._max_concurrent} calls are running")
-        limit = self._max_concurrent_of(method.name)
-        if limit is not None and self._running[method.name] >= limit:
-            raise OverloadedError(f"server busy: {limit} calls of {method.name} are running")
-        self._num_running += 1
-        self._running[method.name] += 1
+        group = "watches" if method.is_watch else "calls"
+        limit = self._limits[group]
+        if self._running[group] >= limit:
+            raise OverloadedError(f"server busy: {limit} {group} are running")
+        own_limit = self._max_concurrent_of(method.name)
+        if own_limit is not None and self._running[method.name] >= own_limit:
+            raise OverloadedError(f"server busy: {own_limit} calls of {method.name} are running")
+        self._running.update((group, method.name))
         try:
             yield
         finally:
-            self._num_running -= 1
-            self._running[method.name] -= 1
+            self._running.subtract((group, method.name))

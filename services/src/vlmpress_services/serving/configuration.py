@@ -4,12 +4,14 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
 
 from vlmpress_services.errors import InvalidRequestError
 from vlmpress_services.serving.deadlines import UNLIMITED, TimeLimit
 from vlmpress_services.serving.images import STRICT, ImagesConfig
-from vlmpress_services.serving.methods import SERVICES, Method, methods_of
+from vlmpress_services.serving.methods import SERVICES, WATCHES, Method, methods_of
 
 LOOPBACK = "127.0.0.1"
 MIB = 1 << 20
@@ -67,14 +69,18 @@ class JobsConfig:
     cluster: str = ""
 
 
+def _port_as_text(value: object) -> object:
+    # YAML reads a port as a number.
+    return str(value) if type(value) is int else value
+
+
 def _exempt() -> dict[str, MethodConfig]:
     # A watch lasts as long as its job, a transfer as long as its line needs.
     transfer, watch = MethodConfig(default_timeout_s=3600), MethodConfig(default_timeout_s=0, max_timeout_s=0)
     return {
         "artifact.ReadFile": transfer,
         "artifact.WriteFile": transfer,
-        "job.WatchJob": watch,
-        "job.ReadJobLog": watch,
+        **dict.fromkeys(WATCHES, watch),
     }
 
 
@@ -89,7 +95,8 @@ class ServerConfig:
         cache_bytes: Of that bucket's artifacts kept on this machine beside those in use; None: as `store.url` says,
             else without a bound.
         services: Names from `vlmpress_services.serving.registry.SERVICES`.
-        max_concurrent: Calls that may run at a time; health checks do not count.
+        max_concurrent: Calls that may run at a time; health checks and those that follow jobs do not count.
+        max_watching: Calls of WatchJob and ReadJobLog that may run at a time.
         max_request_bytes: Of one request message.
         default_timeout_s: Of calls whose caller sets no deadline; 0: none.
         max_timeout_s: Of any call; 0: none.
@@ -114,6 +121,7 @@ class ServerConfig:
     cache_bytes: int | None = None
     services: tuple[str, ...]
     max_concurrent: int = 64
+    max_watching: int = 256
     max_request_bytes: int = 16 * MIB
     default_timeout_s: float = 600.0
     max_timeout_s: float = 3600.0
@@ -126,7 +134,7 @@ class ServerConfig:
     tls: TlsConfig | None = None
     tokens: Path | None = None
     insecure: bool = False
-    metrics: str = ""
+    metrics: Annotated[str, BeforeValidator(_port_as_text)] = ""
     log_format: Literal["json", "text"] = "json"
     grace_s: float = 5.0
 
@@ -137,7 +145,7 @@ class ServerConfig:
             _check_address("metrics", self.metrics_address)
         if not self.services:
             raise InvalidRequestError("services: expected at least one, got none")
-        for name in ("max_concurrent", "max_request_bytes", "max_models", "max_batch"):
+        for name in ("max_concurrent", "max_watching", "max_request_bytes", "max_models", "max_batch"):
             _check_least(name, getattr(self, name), 1)
         _check_least("cache_bytes", self.cache_bytes or 0, 0)
         for name in ("default_timeout_s", "max_timeout_s", "grace_s"):

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -28,38 +28,6 @@ class BoundedExecutor:
             OverloadedError: `max_pending` calls wait or run already.
         """
         return await asyncio.wrap_future(self.submit(lambda: function(*arguments)))
-
-    async def stream(self, produce: Callable[[], Iterable[T]]) -> AsyncGenerator[T, None]:
-        """What `produce()` yields, as it comes; closing the stream ends the loop at its next item.
-
-        Items wait in memory for a slow reader, so that it does not hold up the thread.
-
-        Raises:
-            OverloadedError: `max_pending` calls wait or run already.
-        """
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Any] = asyncio.Queue()
-        end = object()
-        stop = threading.Event()
-
-        def work() -> None:
-            try:
-                for item in produce():
-                    if stop.is_set():
-                        return
-                    loop.call_soon_threadsafe(queue.put_nowait, item)
-            finally:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(queue.put_nowait, end)
-
-        future = self.submit(work)
-        try:
-            while (item := await queue.get()) is not end:
-                yield item
-            await asyncio.wrap_future(future)
-        finally:
-            stop.set()
-            future.cancel()
 
     def submit(self, work: Callable[[], T]) -> "Future[T]":
         """Runs `work` once what waits before it is done.

@@ -62,7 +62,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._access = access
         self._hidden = hidden
         self._began, self._ended = began, ended
-        self._admission = Admission(config.max_concurrent, config.max_concurrent_of)
+        self._admission = Admission(config.max_concurrent, config.max_watching, config.max_concurrent_of)
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         """Wraps the handler."""

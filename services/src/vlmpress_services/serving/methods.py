@@ -18,6 +18,9 @@ SERVICES = {
 }
 """Full gRPC name of each service."""
 
+WATCHES = ("job.WatchJob", "job.ReadJobLog")
+"""Methods that follow a job to its end."""
+
 INFRASTRUCTURE = {"/grpc.health.v1.Health/": "health", "/grpc.reflection.v1alpha.ServerReflection/": "reflection"}
 
 
@@ -41,6 +44,11 @@ class Method:
     def is_health(self) -> bool:
         """True for health checks, which are always answered."""
         return self.service == "health"
+
+    @property
+    def is_watch(self) -> bool:
+        """True for calls that last as long as a job and wait most of the time."""
+        return self.name in WATCHES
 
     @property
     def is_infrastructure(self) -> bool:

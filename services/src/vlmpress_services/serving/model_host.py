@@ -10,10 +10,10 @@ from typing import Generic, TypeVar
 
 from vlmpress.artifact import Artifact, verify
 from vlmpress_services.errors import OverloadedError
-from vlmpress_services.jobs.requirements import check_kind
 from vlmpress_services.serving.collecting import growing
 from vlmpress_services.serving.executor import BoundedExecutor
 from vlmpress_services.store.interface import ArtifactStore
+from vlmpress_services.store.kinds import check_kind
 
 M = TypeVar("M")
 LOADABLE_KINDS = ("model", "edge_model", "quantized_model")

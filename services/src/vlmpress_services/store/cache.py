@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmpress.artifact import Artifact, flush, make_folder
+from vlmpress_services.locking import is_at
 from vlmpress_services.store.incoming import incoming_folder
 
 
@@ -52,7 +53,7 @@ class Cache:
         place = self._folder / digest
         with _guard:
             lease = _leases.get(place)
-            if lease is not None and _is_at(lease.handle, place):
+            if lease is not None and is_at(place, lease.handle):
                 lease.used_s = time.monotonic()
             else:
                 handle = _shared(place)
@@ -118,17 +119,10 @@ def _shared(place: Path) -> int | None:
     except FileNotFoundError:
         return None
     fcntl.flock(handle, fcntl.LOCK_SH)
-    if _is_at(handle, place):
+    if is_at(place, handle):
         return handle
     os.close(handle)  # given up between its opening and its lock
     return None
-
-
-def _is_at(handle: int, place: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), place.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _given_up(place: Path, aside: Path) -> bool:

@@ -14,17 +14,10 @@ from vlmpress.artifact import (
 )
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress_services.errors import ConflictError, InvalidRequestError, NotFoundError
+from vlmpress_services.locking import is_at
 from vlmpress_services.store.checksum import crc32c
 
 MAX_CHUNK_BYTES = 1 << 20
-
-
-def is_at(path: Path, handle: int) -> bool:
-    """Whether a path leads to what a handle is open on."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
 
 
 class PartFile:

@@ -31,8 +31,9 @@ from vlmpress.artifact import (
 )
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress_services.errors import ConflictError, InvalidRequestError, NotFoundError, ServicesError
+from vlmpress_services.locking import is_at
 from vlmpress_services.store.names import check_digest, is_digest
-from vlmpress_services.store.parts import PartFile, is_at
+from vlmpress_services.store.parts import PartFile
 
 MAX_ARTIFACT_BYTES = 1 << 40
 EXPIRY_S = 7 * 24 * 3600.0

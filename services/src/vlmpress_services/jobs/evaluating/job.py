@@ -8,10 +8,11 @@ from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import InvalidRequestError
 from vlmpress_services.jobs.folders import run_folder
 from vlmpress_services.jobs.progress import OnProgress
-from vlmpress_services.jobs.requirements import check_kind, check_ray, imported
+from vlmpress_services.jobs.requirements import check_ray, imported
 from vlmpress_services.producer import producer
 from vlmpress_services.serving.model_host import LOADABLE_KINDS
 from vlmpress_services.store.interface import ArtifactStore
+from vlmpress_services.store.kinds import check_kind
 from vlmpress_services.workers.group import TaskResources
 
 DEFAULT_SHARD_QUESTIONS, DEFAULT_NEW_TOKENS = 125, 16

@@ -9,10 +9,11 @@ from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress.quantpack.v1 import quantpack_pb2
 from vlmpress_services.errors import ExtraMissingError, InvalidRequestError
 from vlmpress_services.jobs.progress import OnProgress, settings_done, trials_done, weights_done
-from vlmpress_services.jobs.requirements import MODEL_KINDS, check_kind, imported
+from vlmpress_services.jobs.requirements import imported
 from vlmpress_services.producer import producer
 from vlmpress_services.store.incoming import incoming_folder
 from vlmpress_services.store.interface import ArtifactStore
+from vlmpress_services.store.kinds import MODEL_KINDS, check_kind
 
 if TYPE_CHECKING:
     from quantpack import EcmSearch, Recipe, Scheme

@@ -15,10 +15,11 @@ from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress_services.errors import InvalidRequestError
 from vlmpress_services.jobs.folders import run_folder
 from vlmpress_services.jobs.progress import Report
-from vlmpress_services.jobs.requirements import MODEL_KINDS, check_kind, check_ray, imported, most_processes
+from vlmpress_services.jobs.requirements import check_ray, imported, most_processes
 from vlmpress_services.losses import tail_mean
 from vlmpress_services.producer import producer
 from vlmpress_services.store.interface import ArtifactStore
+from vlmpress_services.store.kinds import MODEL_KINDS, check_kind
 from vlmpress_services.workers.group import OnReport, WorkerGroup
 
 if TYPE_CHECKING:
