@@ -24,3 +24,11 @@ def test_an_error_that_is_no_call() -> None:
     error = service_error(grpc.RpcError("broken\npipe"))
     assert (error.code, error.text) == ("UNKNOWN", "broken pipe")
     assert SimpleNamespace(**vars(error)).metadata == {}
+
+
+def test_a_call_that_ended_as_it_sent_counts_as_broken() -> None:
+    def failed(text: str) -> grpc.aio.AioRpcError:
+        return grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), text)
+
+    assert service_error(failed("Internal error from Core")).code == "UNAVAILABLE"
+    assert service_error(failed("internal error")).code == "INTERNAL"

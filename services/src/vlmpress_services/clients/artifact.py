@@ -78,7 +78,7 @@ class ArtifactClient(Client):
     def push(self, directory: Path, tag: str = "", on_progress: OnProgress = quiet) -> str:
         """Writes an artifact directory to the server and gives its digest; what is there is not sent again.
 
-        Broken connections are taken up again where they broke: no more than one chunk is sent twice for each.
+        Broken connections are taken up again where they broke: no more than 1 MiB is sent twice for each.
 
         Args:
             directory: The artifact.

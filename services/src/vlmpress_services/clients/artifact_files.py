@@ -15,7 +15,9 @@ from vlmpress_services.clients.retries import Breaks
 from vlmpress_services.errors import ServiceError
 from vlmpress_services.store.checksum import crc32c
 
-CHUNK_BYTES = 1 << 20
+# What is not answered yet is sent again after a break: never more than the contract's largest chunk, 1 MiB. In two
+# halves, so that the next one is on its way while the server persists one.
+CHUNK_BYTES, MAX_UNANSWERED = 1 << 19, 2
 
 
 class FileCursor:
@@ -75,15 +77,14 @@ class Sending:
 
 
 class Chunks:
-    """The chunks of a file from an offset on, each once the one before it was answered; a context manager.
+    """The chunks of a file from an offset on, each once those before it were answered; a context manager.
 
-    The next chunk is read while the answer is waited for, and never sent before it: after a break no more than one
-    chunk is sent twice.
+    No more than `MAX_UNANSWERED` are sent before they are answered: after a break that is what is sent twice.
     """
 
     def __init__(self, artifact: Artifact, file: artifact_pb2.File, offset: int) -> None:
         self._requests = chunk_requests(artifact, file, offset)
-        self._may_send = threading.Semaphore(1)
+        self._may_send = threading.Semaphore(MAX_UNANSWERED)
         self._ended = False
         self._fault: Exception | None = None
 

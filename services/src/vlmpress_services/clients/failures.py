@@ -10,6 +10,8 @@ from vlmpress_services.errors import ServiceError
 
 DETAILS_KEY = "grpc-status-details-bin"
 REQUEST_ID_KEY = "x-request-id"
+# What grpc.aio says, as INTERNAL, of a call that ended while it sent a message; how it ended is lost then.
+LOST_TEXT = "Internal error from Core"
 
 
 def service_error(error: grpc.RpcError) -> ServiceError:
@@ -23,9 +25,12 @@ def service_error(error: grpc.RpcError) -> ServiceError:
     for detail in _details(trailing.get(DETAILS_KEY, b"")):
         # Unpack leaves its argument as it is where the detail is of another kind.
         _ = detail.Unpack(info) or detail.Unpack(retry)
+    text, code = _one_line(error.details() or ""), error.code().name
+    if text == LOST_TEXT and not info.reason:
+        code = grpc.StatusCode.UNAVAILABLE.name
     return ServiceError(
-        error.code().name,
-        _one_line(error.details() or ""),
+        code,
+        text,
         reason=info.reason,
         metadata=info.metadata,
         request_id=str(trailing.get(REQUEST_ID_KEY, "")),

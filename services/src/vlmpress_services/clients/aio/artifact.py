@@ -10,7 +10,7 @@ from vlmpress.artifact.v1 import artifact_pb2, artifact_service_pb2
 from vlmpress_services.clients import artifact_calls as calls
 from vlmpress_services.clients.aio.channel import Client
 from vlmpress_services.clients.artifact import OnProgress, quiet
-from vlmpress_services.clients.artifact_files import FileCursor, Sending, check_answer, chunk_requests
+from vlmpress_services.clients.artifact_files import MAX_UNANSWERED, FileCursor, Sending, check_answer, chunk_requests
 from vlmpress_services.clients.channel import typed_errors
 from vlmpress_services.clients.retries import Breaks
 from vlmpress_services.errors import ServiceError
@@ -111,7 +111,7 @@ class ArtifactClient(Client):
 
     async def _write(self, artifact: Artifact, file: artifact_pb2.File, offset: int) -> AsyncGenerator[int, None]:
         """Sends a file from an offset on and gives what is persisted, chunk by chunk."""
-        may_send = asyncio.Semaphore(1)
+        may_send = asyncio.Semaphore(MAX_UNANSWERED)
         ended = asyncio.Event()
         # What is raised in gRPC's task would be lost there.
         faults: list[Exception] = []
