@@ -97,6 +97,20 @@ def tiny_dataset(model_store: LocalStore) -> Artifact:
 
 
 @pytest.fixture(scope="session")
+def main_job() -> dict[str, Any]:
+    """The configuration of a main job of some seconds; `out` and `runner` are the test's."""
+    return {
+        "data": {"num_train_images": 32, "num_test_images": 12, "max_eval_questions": 24},
+        "tower": {"num_steps": 6},
+        "teacher": {"num_steps": 4},
+        "student_sft": {"num_steps": 3},
+        "distill": {"num_verbalization_steps": 2, "num_interaction_steps": 3, "num_sft_steps": 2},
+        "reduction": {"num_steps": 2, "num_calibration_images": 8},
+        "edge": {"num_steps": 3},
+    }
+
+
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[RayRunner]:
     """One cluster for all tests: Ray's processes do not always start where a process has had one before."""
     with ray_runner(4) as running:

@@ -10,19 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from vlmpress.artifact import verify
 
 COMMAND = [sys.executable, "-P", "-m", "vlmpress_services.cli"]
-CONFIG = """
-data: {num_train_images: 48, num_test_images: 16, max_eval_questions: 40}
-tower: {num_steps: 10}
-teacher: {num_steps: 9}
-student_sft: {num_steps: 6}
-distill: {num_verbalization_steps: 3, num_interaction_steps: 6, num_sft_steps: 3}
-reduction: {num_steps: 4, num_calibration_images: 16}
-edge: {num_steps: 6}
-"""
 VARIANTS = ["teacher", "student_sft", "student_distilled", "student_reduced", "edge", "edge_packed"]
 FIGURES = (
     "name",
@@ -38,9 +30,9 @@ TIMEOUT_S = 300
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> Path:
+def config(tmp_path_factory, main_job) -> Path:
     path = tmp_path_factory.mktemp("main_job") / "small.yaml"
-    path.write_text(CONFIG)
+    path.write_text(yaml.safe_dump(main_job))
     return path
 
 
@@ -145,7 +137,7 @@ def test_a_second_run_reuses_everything(config, local):
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):
     question = {"image": "absent.png", "question": "q", "answer": "a"}
-    (tmp_path / "small.yaml").write_text(CONFIG)
+    (tmp_path / "small.yaml").write_text("seed: 1")
     (tmp_path / "broken.jsonl").write_text('{"question": "q", "answer": "a"}\n{oops\n')
     (tmp_path / "shape.json").write_text('[{"conversations": [{"from": "human", "value": "q"}]}]')
     (tmp_path / "image.jsonl").write_text(json.dumps(question))

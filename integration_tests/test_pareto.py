@@ -10,28 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from vlmpress_services.pipeline.pareto.front import front
 from vlmpress_services.store.local import LocalStore
 
 COMMAND = [sys.executable, "-P", "-m", "vlmpress_services.cli", "pareto"]
-CONFIG = """
-base:
-  out: {out}
-  runner: {runner}
-  data: {{num_train_images: 32, num_test_images: 12, max_eval_questions: 24}}
-  tower: {{num_steps: 6}}
-  teacher: {{num_steps: 4}}
-  student_sft: {{num_steps: 3}}
-  distill: {{num_verbalization_steps: 2, num_interaction_steps: 3, num_sft_steps: 2}}
-  reduction: {{num_steps: 2, num_calibration_images: 8}}
-  edge: {{num_steps: 3}}
-axes:
-  pack.group_size: [32]
-  edge.fusion: [none]
-  reduction.tau: [0.6]
-measure: [student_reduced, edge_packed]
-"""
+SWEEP = {
+    "axes": {"pack.group_size": [32], "edge.fusion": ["none"], "reduction.tau": [0.6]},
+    "measure": ["student_reduced", "edge_packed"],
+}
 NAMES = [
     ("student_reduced", "base"),
     ("edge_packed", "base"),
@@ -42,9 +30,10 @@ NAMES = [
 TIMEOUT_S = 400
 
 
-def configured(folder: Path, runner: str) -> Path:
+def configured(main_job: dict[str, Any], folder: Path, runner: str) -> Path:
     path = folder / f"{runner}.yaml"
-    path.write_text(CONFIG.format(out=folder / runner, runner=runner))
+    base = {**main_job, "out": str(folder / runner), "runner": runner}
+    path.write_text(yaml.safe_dump({"base": base, **SWEEP}, sort_keys=False))
     return path
 
 
@@ -59,10 +48,10 @@ def run(config: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def local(main_job: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """A sweep that was killed once its base was made."""
     folder = tmp_path_factory.mktemp("local")
-    config = configured(folder, "local")
+    config = configured(main_job, folder, "local")
     child = subprocess.Popen([*COMMAND, str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline_s = time.monotonic() + TIMEOUT_S
     while not (folder / "local/store/tags/edge_packed").exists():
@@ -88,7 +77,7 @@ def test_every_model_is_measured_once(local: tuple[Path, list[dict[str, Any]]]) 
     assert evaluated == [point["digest"] for point in points]
 
 
-def test_ray_finds_the_same(local: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    points = run(configured(tmp_path, "ray"))
+def test_ray_finds_the_same(main_job: dict[str, Any], local: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    points = run(configured(main_job, tmp_path, "ray"))
     # An evaluation's own digest tells nothing here: it is of the same model and the same answers.
     assert [{**point, "evaluation": ""} for point in points] == [{**point, "evaluation": ""} for point in local[1]]

@@ -1,22 +1,13 @@
 """The main job started over gRPC, on a real server, to its end."""
 
 import grpc
+import yaml
 
 from vlmpress.job.v1 import job_pb2 as pb
 from vlmpress.job.v1 import job_service_pb2 as service_pb
 from vlmpress.job.v1 import job_service_pb2_grpc as service_grpc
 from vlmpress_services.store.local import LocalStore
 
-CONFIG = """
-runner: local
-data: {num_train_images: 48, num_test_images: 16, max_eval_questions: 10}
-tower: {num_steps: 4}
-teacher: {num_steps: 3}
-student_sft: {num_steps: 2}
-distill: {num_verbalization_steps: 1, num_interaction_steps: 2, num_sft_steps: 1}
-reduction: {num_steps: 2, num_calibration_images: 16}
-edge: {num_steps: 3}
-"""
 TIMEOUT_S = 300
 
 
@@ -29,9 +20,9 @@ def _seen(address: str, config: str) -> list[pb.Job]:
         return [response.job for response in jobs.WatchJob(request, timeout=TIMEOUT_S)]
 
 
-def test_a_pipeline_job_ends_with_a_report_in_the_store(launch, tmp_path):
+def test_a_pipeline_job_ends_with_a_report_in_the_store(launch, main_job, tmp_path):
     server = launch(tmp_path / "store", "--services", "artifact,job")
-    seen = _seen(server.address, CONFIG)
+    seen = _seen(server.address, yaml.safe_dump({**main_job, "runner": "local"}))
     job = seen[-1]
     assert job.state == pb.JOB_STATE_SUCCEEDED, job.message
     store = LocalStore(tmp_path / "store")

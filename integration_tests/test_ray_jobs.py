@@ -1,6 +1,5 @@
 """Jobs submitted to a Ray cluster with a dashboard, whose server comes and goes."""
 
-import asyncio
 import json
 import os
 import signal
@@ -16,31 +15,23 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 pytest.importorskip("aiohttp", reason="needs vlmpress-services[ray-jobs]")
 
 from vlmpress.artifact import Artifact
 from vlmpress.job.v1 import job_pb2 as pb
+from vlmpress_services.clients import JobClient
 from vlmpress_services.errors import InvalidRequestError
-from vlmpress_services.jobs.runner import JobRunner
 from vlmpress_services.jobs.table import JobTable
 from vlmpress_services.pipeline.models import VARIANTS
 from vlmpress_services.store.local import LocalStore
 from vlmpress_services.workers.submission import RayPlace
 
 TIMEOUT_S = 400
+# A log comes late: a short job would have ended before the table says that it has begun.
+NUM_STEPS = 400
 TOKEN = "5" * 64
-MAIN_JOB = """
-out: {out}
-runner: ray
-data: {{num_train_images: 32, num_test_images: 12, max_eval_questions: 24}}
-tower: {{num_steps: 6}}
-teacher: {{num_steps: 4}}
-student_sft: {{num_steps: 3}}
-distill: {{num_verbalization_steps: 2, num_interaction_steps: 3, num_sft_steps: 2}}
-reduction: {{num_steps: 2, num_calibration_images: 8}}
-edge: {{num_steps: 3}}
-"""
 
 
 def free_port() -> int:
@@ -120,17 +111,18 @@ def worker_of(head: psutil.Process) -> psutil.Process:
     return found[0]
 
 
-def spec(seed: int, num_steps: int = 40) -> pb.JobSpec:
+def spec(seed: int, num_steps: int = NUM_STEPS) -> pb.JobSpec:
     settings = f"training: {{max_steps: {num_steps}, per_device_train_batch_size: 2, save_steps: 5}}"
     return pb.JobSpec(
         train=pb.TrainJob(model="tiny", dataset="questions", scheme="plain", settings_yaml=settings, seed=seed)
     )
 
 
-async def until(table: JobTable, job: pb.Job, condition: Callable[[pb.Job], Any]) -> pb.Job:
-    async with asyncio.timeout(TIMEOUT_S):
-        while not condition(found := table.get(job.job_id)):
-            await asyncio.sleep(0.1)
+def until(client: JobClient, job: pb.Job, condition: Callable[[pb.Job], Any]) -> pb.Job:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition(found := client.get(job.job_id)):
+        assert time.monotonic() < deadline_s, found
+        time.sleep(0.1)
     return found
 
 
@@ -138,74 +130,85 @@ def ended(job: pb.Job) -> bool:
     return job.state not in (pb.JOB_STATE_PENDING, pb.JOB_STATE_RUNNING)
 
 
-async def test_jobs_run_on_a_cluster_and_outlive_their_server(
-    head: tuple[str, psutil.Process], own_store: LocalStore, tiny_dataset: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address, cluster = head
+@pytest.fixture
+def serve(
+    head: tuple[str, psutil.Process],
+    own_store: LocalStore,
+    tiny_dataset: Artifact,
+    launch: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[], Any]:
+    """Starts a server of `own_store` whose configuration names the cluster."""
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    table = JobTable(own_store.root)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = tmp_path / "server.yaml"
+    config.write_text(yaml.safe_dump({"services": ["job"], "jobs": {"runner": "ray", "cluster": head[0]}}))
+    return lambda: launch(own_store.root, "--config", str(config))
 
-    def server() -> JobRunner:
-        return JobRunner(table, own_store, {"ray": RayPlace(address, own_store.root)}, place="ray")
 
+def test_jobs_run_on_a_cluster_and_outlive_their_server(
+    head: tuple[str, psutil.Process], own_store: LocalStore, serve: Callable[[], Any]
+) -> None:
     # The server stops in the middle; the job goes on, and the next server finds it.
-    first = table.create("first", spec(1))
-    runner = server()
-    await runner.start()
-    await until(table, first, lambda job: job.train_progress.step > 0)
-    await runner.close()
-    assert table.get(first.job_id).state == pb.JOB_STATE_RUNNING
-    runner = server()
-    await runner.start()
-    done = await until(table, first, ended)
-    assert (done.state, done.attempt) == (pb.JOB_STATE_SUCCEEDED, 1), done.message
-    assert done.train_progress.step == 40
-    assert own_store.verify(done.result).manifest.kind == "model"
-    assert "vlmpress_services.jobs.worker" in (own_store.verify(done.log).path / "attempt-1.log").read_text()
+    server = serve()
+    with JobClient(server.address) as client:
+        first = client.create(spec(1), "first")
+        until(client, first, lambda job: job.train_progress.step > 0)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+    assert JobTable(own_store.root).get(first.job_id).state == pb.JOB_STATE_RUNNING
+    with JobClient(serve().address) as client:
+        done = until(client, first, ended)
+        assert (done.state, done.attempt) == (pb.JOB_STATE_SUCCEEDED, 1), done.message
+        assert done.train_progress.step == NUM_STEPS
+        assert own_store.verify(done.result).manifest.kind == "model"
+        assert "vlmpress_services.jobs.worker" in (own_store.verify(done.log).path / "attempt-1.log").read_text()
 
-    # The worker is killed; another attempt goes on from its checkpoint.
-    # Its log comes late: a short job would have ended before the table says that it has begun.
-    second = table.create("second", spec(2, 300))
-    await until(table, second, lambda job: job.train_progress.step >= 10)
-    worker_of(cluster).send_signal(signal.SIGKILL)
-    done = await until(table, second, ended)
-    assert (done.state, done.attempt) == (pb.JOB_STATE_SUCCEEDED, 2), done.message
-    assert {file.path for file in own_store.verify(done.log).manifest.files} == {"attempt-1.log", "attempt-2.log"}
+        # The worker is killed; another attempt goes on from its checkpoint.
+        second = client.create(spec(2), "second")
+        until(client, second, lambda job: job.train_progress.step >= 10)
+        worker_of(head[1]).send_signal(signal.SIGKILL)
+        done = until(client, second, ended)
+        assert (done.state, done.attempt) == (pb.JOB_STATE_SUCCEEDED, 2), done.message
+        assert {file.path for file in own_store.verify(done.log).manifest.files} == {"attempt-1.log", "attempt-2.log"}
 
-    # A job that cannot be done says why; one that is cancelled ends on the cluster too.
-    wrong = table.create("wrong", pb.JobSpec(pipeline=pb.PipelineJob(config_yaml="sed: 3")))
-    done = await until(table, wrong, ended)
-    assert (done.state, done.attempt) == (pb.JOB_STATE_FAILED, 1)
-    assert "sed" in done.message
-    third = table.create("third", spec(3, 100_000))
-    await until(table, third, lambda job: job.train_progress.step > 0)
-    worker = worker_of(cluster)
-    table.cancel(third.job_id)
-    assert (await until(table, third, lambda job: job.log)).state == pb.JOB_STATE_CANCELLED
-    worker.wait(30)
-    await runner.close()
+        # A job that cannot be done says why; one that is cancelled ends on the cluster too.
+        wrong = client.create(pb.JobSpec(pipeline=pb.PipelineJob(config_yaml="sed: 3")), "wrong")
+        done = until(client, wrong, ended)
+        assert (done.state, done.attempt) == (pb.JOB_STATE_FAILED, 1)
+        assert "sed" in done.message
+        third = client.create(spec(3, 100_000), "third")
+        until(client, third, lambda job: job.train_progress.step > 0)
+        worker = worker_of(head[1])
+        client.cancel(third.job_id)
+        assert until(client, third, lambda job: job.log).state == pb.JOB_STATE_CANCELLED
+        worker.wait(30)
 
 
-def test_the_main_job_is_a_plain_submission(head: tuple[str, psutil.Process], tmp_path: Path) -> None:
-    """`ray job submit -- vlmpress run CFG.yaml`, as operators do it."""
-    config = tmp_path / "main.yaml"
-    config.write_text(MAIN_JOB.format(out=tmp_path / "out"))
-    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head[0], "--"]
-    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    environment.pop("RAY_ADDRESS", None)
+def test_the_main_job_is_a_plain_submission(
+    head: tuple[str, psutil.Process], main_job: dict[str, Any], tmp_path: Path
+) -> None:
+    """`RAY_ADDRESS=... ray job submit --working-dir . -- vlmpress run main.yaml`, as docs/operations.md has it."""
+    folder, out = tmp_path / "submitted", tmp_path / "out"
+    folder.mkdir()
+    (folder / "main.yaml").write_text(yaml.safe_dump({**main_job, "out": str(out), "runner": "ray"}))
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_ADDRESS": head[0]}
+    ray = Path(sys.executable).with_name("ray")
     done = subprocess.run(
-        [*command, "vlmpress", "run", str(config)],
-        env=environment,
+        [ray, "job", "submit", "--working-dir", ".", "--", "vlmpress", "run", "main.yaml"],
+        cwd=folder,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((tmp_path / "out/report.json").read_text())
+    report = json.loads((out / "report.json").read_text())
     assert report["runner"] == "ray"
     assert [variant["name"] for variant in report["variants"]] == list(VARIANTS)
-    assert f"report: {tmp_path}/out/report.html" in done.stdout
+    assert f"report: {out}/report.html" in done.stdout
 
 
 def test_a_cluster_is_named_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,10 +76,10 @@ async def test_a_signal_lets_running_answers_end(launch: Any, model_store: Local
         server.process.send_signal(signal.SIGTERM)
         start_s = time.monotonic()
         for call in calls:
-            last = None
+            events = []
             while (response := await call.read()) is not grpc.aio.EOF:
-                last = response
-            assert last is None or last.WhichOneof("event") == "finish"
+                events.append(response.WhichOneof("event"))
+            assert events[-1:] == ["finish"]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await answered(stub, request(0, png))
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -81,8 +81,9 @@ def test_a_killed_job_goes_on_in_another_attempt(launch: Any, store: LocalStore,
         left = kill_worker(store, killed)
         again = followed(client, killed, lambda job: job.attempt == 2)
         again += followed(client, killed)
-        # That two workers lose no bit either, test_distributed_training says.
-        unbroken = followed(client, client.create(spec(), "third")) if num_workers == 1 else again
+        # One worker with as many samples in each step: quicker than to start two again.
+        settings = SETTINGS.replace("batch_size: 2", f"batch_size: {2 * num_workers}")
+        unbroken = followed(client, client.create(spec(settings_yaml=settings), "second"))
     gone, alive = psutil.wait_procs(left, timeout=60)
     assert not alive, "processes of the killed worker are left behind"
     assert bool(gone) is (num_workers > 1)
@@ -94,8 +95,13 @@ def test_a_killed_job_goes_on_in_another_attempt(launch: Any, store: LocalStore,
     assert progress[-1].loss > 0
     assert progress[-1].tokens_per_second > 0
     assert again[-1].progress == 1
-    expected = weights(store, unbroken[-1])
-    assert all(torch.equal(value, expected[name]) for name, value in weights(store, again[-1]).items())
+    expected, found = weights(store, unbroken[-1]), weights(store, again[-1])
+    assert found.keys() == expected.keys()
+    # Two workers add up in another order, and Adam makes much of the noise of a gradient that is zero;
+    # that they lose no bit, test_distributed_training says.
+    atol = 0 if num_workers == 1 else 1e-4
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
     assert not list((store.root / "runs").iterdir())
 
 

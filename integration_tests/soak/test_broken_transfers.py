@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from vlmpress.artifact import Artifact, create
 from vlmpress.artifact.v1 import artifact_pb2
 from vlmpress_services.clients import ArtifactClient
@@ -20,13 +22,14 @@ OVERHEAD_BYTES = 64 << 10
 
 
 class BreakingProxy:
-    """Passes connections on to a server, and cuts the one on which so many bytes have gone to the server."""
+    """Passes connections on to a server, and cuts the one on which so many bytes have gone one way."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, counts_answers: bool) -> None:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._counts_answers = counts_answers
         self.num_bytes = 0
         self.cut_at: int | None = None
         threading.Thread(target=self._accept, daemon=True).start()
@@ -36,7 +39,8 @@ class BreakingProxy:
             client, _ = self._listener.accept()
             server = socket.create_connection(self._target)
             for source, target in ((client, server), (server, client)):
-                threading.Thread(target=self._pass, args=(source, target, source is client), daemon=True).start()
+                counted = (source is server) == self._counts_answers
+                threading.Thread(target=self._pass, args=(source, target, counted), daemon=True).start()
 
     def _pass(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
         with suppress(OSError):
@@ -59,23 +63,35 @@ def artifact_of(folder: Path, data: bytes, number: int) -> Artifact:
         return draft.commit(artifact_pb2.Log(source="soak"), producer=("test", "0"))
 
 
-def test_broken_transfers(tmp_path: Path, count: Callable[[int, int], int]) -> None:
+def push(client: ArtifactClient, made: Artifact, store: LocalStore, here: LocalStore) -> Artifact:
+    return store.verify(client.push(made.path))
+
+
+def pull(client: ArtifactClient, made: Artifact, store: LocalStore, here: LocalStore) -> Artifact:
+    store.add(made.path)
+    pulled = here.verify(client.pull(made.digest, here).digest)
+    here.collect_garbage(list, 0)
+    return pulled
+
+
+@pytest.mark.parametrize("transfer", [push, pull])
+def test_broken_transfers(tmp_path: Path, transfer: Callable[..., Artifact], count: Callable[[int, int], int]) -> None:
     chance = random.Random(0)
     data = chance.randbytes(count(200_000_000, 8_000_000))
-    store = LocalStore(tmp_path / "store")
+    store, here = LocalStore(tmp_path / "store"), LocalStore(tmp_path / "here")
     most_again = 0
     with served(store.root, "artifact") as address, ArtifactClient(address) as direct:
-        proxy = BreakingProxy(address)
-        for number in range(count(100, 4)):
+        proxy = BreakingProxy(address, counts_answers=transfer is pull)
+        for number in range(count(100, 8)):
             made = artifact_of(tmp_path / "made", data, number)
             proxy.num_bytes, proxy.cut_at = 0, chance.randrange(OVERHEAD_BYTES, len(data))
             with ArtifactClient(proxy.address) as client:
-                assert client.push(made.path) == made.digest
+                assert transfer(client, made, store, here).manifest == made.manifest
             assert proxy.cut_at is None, "the connection did not break"
             again = proxy.num_bytes - made.size_bytes
             assert again <= MIB + OVERHEAD_BYTES, f"transfer {number}: {again} bytes more than the artifact's"
             most_again = max(most_again, again)
-            assert store.verify(made.digest).manifest == made.manifest
             direct.collect_garbage(0)
             shutil.rmtree(made.path)
-    print(f"transfers {number + 1} of {len(data)} bytes, each broken once, at most {most_again} bytes again")  # noqa: T201
+    done = f"{number + 1} of {len(data)} bytes, each broken once, at most {most_again} bytes again"
+    print(f"{transfer.__name__}: {done}")  # noqa: T201

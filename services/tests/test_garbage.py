@@ -97,7 +97,7 @@ def test_a_damaged_manifest_ends_it_before_anything_is_gone(store: LocalStore) -
 
 
 def test_a_tag_set_meanwhile_is_never_lost(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before a collection holds the tags a tag saves its artifact; one that comes later finds it gone, and is refused."""
+    """Before a collection holds the tags a tag saves its artifact; a later one finds it gone, and is refused."""
     early, late = ([add(store, f"{when} {number}") for number in range(5)] for when in ("early", "late"))
     listing, calls = store.list, []
 

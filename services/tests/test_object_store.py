@@ -10,9 +10,7 @@ import pytest
 
 from vlmpress.artifact import Artifact, ArtifactFaultError, create
 from vlmpress.artifact.v1 import artifact_pb2
-from vlmpress_services.clients import aio
 from vlmpress_services.errors import ConflictError, InvalidRequestError, NotFoundError, RemoteStoreError
-from vlmpress_services.serving.server import Server, ServerConfig
 from vlmpress_services.store.checksum import crc32c
 from vlmpress_services.store.interface import ArtifactStore, Expected
 from vlmpress_services.store.local import LocalStore
@@ -249,25 +247,3 @@ def test_a_bucket_that_is_not_there_is_an_error_of_one_line(open_bucket: Open, t
         with pytest.raises(InvalidRequestError, match="s3://"):
             open_store(url)
     assert isinstance(open_store(tmp_path / "folder"), LocalStore)
-
-
-async def test_a_server_finds_its_bucket_by_its_folder(open_bucket: Open, tmp_path: Path) -> None:
-    there = open_bucket()
-    made = commit(there, "hello")
-    folder = tmp_path / "server"
-    folder.mkdir()
-    (folder / "store.url").write_text(f"{open_bucket.url}\n")  # type: ignore[attr-defined]
-    server = Server(ServerConfig(listen="127.0.0.1:0", store=folder, services=("artifact",)))
-    await server.start()
-    with create(tmp_path / "made") as draft:
-        (draft.path / "a").write_text("a")
-        sent = draft.commit(artifact_pb2.Log(source="sent"), producer=("test", "0"))
-    async with aio.ArtifactClient(server.address) as client:
-        await client.push(sent.path, "sent")
-        await client.tag("it", made.digest, "")
-        assert [data async for data in client.read_file("it", "sub/a b+c.txt", 1)] == [b"ello"]
-        assert await client.verify("it") == ""
-        assert len(await client.list()) == 2
-    await server.stop(0.2)
-    assert there.tags() == {"it": made.digest, "sent": sent.digest}
-    assert there.verify("sent").manifest == sent.manifest

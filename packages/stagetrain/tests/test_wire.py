@@ -65,7 +65,13 @@ def test_an_unset_scale_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [pb.Stage(), pb.Stage(fraction=1, layer=3), pb.Stage(fraction=1, layer=0, stride=0)]
+    "message",
+    [
+        pb.Stage(),
+        pb.Stage(fraction=1, layer=3),
+        pb.Stage(fraction=1, layer=0, stride=0),
+        pb.Stage(fraction=1, compressor="average"),
+    ],
 )
 def test_impossible_messages_are_refused(message: pb.Stage) -> None:
     with pytest.raises(ScheduleError):

@@ -1,9 +1,13 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 
-from vlmpress_services.clients.retries import Breaks, is_repeatable, service_config, services
+from vlmpress_services.clients.retries import Breaks, service_config, services
 from vlmpress_services.errors import ServiceError
+
+PROTOS = Path(__file__).resolve().parents[3] / "protos/vlmpress"
 
 
 def test_all_services_are_known() -> None:
@@ -14,17 +18,19 @@ def test_all_services_are_known() -> None:
 
 def test_exactly_what_the_contract_lets_repeat_is_repeated() -> None:
     (group,) = json.loads(service_config())["methodConfig"]
+    levels: dict[tuple[str, str], str] = {}
+    for file in sorted(PROTOS.glob("*/v1/*_service.proto")):
+        text = file.read_text(encoding="utf-8")
+        (package,), (service,) = re.findall(r"^package (.*);", text, re.M), re.findall(r"^service (\w+)", text, re.M)
+        for method, level in re.findall(
+            r"^  rpc (\w+)\([^{;]*(?:;|\{\s*option idempotency_level = (\w+);)", text, re.M
+        ):
+            levels[f"{package}.{service}", method] = level
+    assert set(levels.values()) == {"", "NO_SIDE_EFFECTS", "IDEMPOTENT"}
+    assert len(levels) == sum(len(service.methods) for service in services())
     names = {(name["service"], name["method"]) for name in group["name"]}
-    assert names == {
-        (service.full_name, method.name)
-        for service in services()
-        for method in service.methods
-        if is_repeatable(method)
-    }
-    assert ("vlmpress.evaluation.v1.EvaluationService", "ScorePredictions") in names
-    assert ("vlmpress.artifact.v1.ArtifactService", "GetManifest") in names
-    assert ("vlmpress.artifact.v1.ArtifactService", "WriteFile") not in names
-    assert ("vlmpress.artifact.v1.ArtifactService", "CollectGarbage") not in names
+    assert names == {name for name, level in levels.items() if level}
+    assert {method for _, method in levels.keys() - names} == {"WriteFile", "CollectGarbage"}
     assert group["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
 
 

@@ -23,12 +23,13 @@ MIB = 1 << 20
 
 
 class BreakingProxy:
-    """Passes connections on to a server, and cuts one whenever some bytes have gone to the server."""
+    """Passes connections on to a server, and cuts one whenever some bytes have gone one way."""
 
-    def __init__(self, target: str, cuts: list[int]) -> None:
+    def __init__(self, target: str, cuts: list[int], *, counts_answers: bool = False) -> None:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._cuts = cuts
+        self._counts_answers = counts_answers
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.num_bytes = 0
@@ -44,8 +45,9 @@ class BreakingProxy:
             except OSError:
                 return
             server = socket.create_connection(self._target)
-            threading.Thread(target=self._pass, args=(client, server, True), daemon=True).start()
-            threading.Thread(target=self._pass, args=(server, client, False), daemon=True).start()
+            for source, target in ((client, server), (server, client)):
+                counted = (source is server) == self._counts_answers
+                threading.Thread(target=self._pass, args=(source, target, counted), daemon=True).start()
 
     def _pass(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
         with suppress(OSError):
@@ -119,7 +121,9 @@ async def test_a_push_goes_on_where_it_broke(address: str, store: LocalStore, ma
     assert proxy.num_bytes < made.size_bytes + 4 * (MIB + 65536) + 65536
 
 
-async def test_a_pull_goes_on_where_it_broke(address: str, store: LocalStore, made: Artifact, here: LocalStore) -> None:
+async def test_a_pull_goes_on_where_another_ended(
+    address: str, store: LocalStore, made: Artifact, here: LocalStore
+) -> None:
     store.add(made.path)
     with ArtifactClient(address) as client:
         reader = client.read_file(made.digest, "sub/big")
@@ -135,6 +139,25 @@ async def test_a_pull_goes_on_where_it_broke(address: str, store: LocalStore, ma
         await asyncio.to_thread(client.pull, made.digest, here, "", lambda done, total: progress.append(done))
     assert progress[0] > MIB
     assert here.verify(made.digest).manifest == made.manifest
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_pull_goes_on_where_its_connections_broke(
+    address: str, store: LocalStore, made: Artifact, here: LocalStore, is_async: bool
+) -> None:
+    store.add(made.path)
+    cuts = [MIB // 2, 2 * MIB, 4 * MIB]
+    proxy = BreakingProxy(address, cuts, counts_answers=True)
+    if is_async:
+        async with aio.ArtifactClient(proxy.address) as asyncio_client:
+            await asyncio_client.pull(made.digest, here)
+    else:
+        with ArtifactClient(proxy.address) as client:
+            await asyncio.to_thread(client.pull, made.digest, here)
+    proxy.close()
+    assert not cuts
+    assert here.verify(made.digest).manifest == made.manifest
+    assert proxy.num_bytes < made.size_bytes + 3 * (MIB + 65536) + 65536
 
 
 async def test_a_changed_file_is_refused(address: str, store: LocalStore, made: Artifact) -> None:

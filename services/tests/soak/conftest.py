@@ -1,4 +1,4 @@
-"""How much the soak tests do: a little by default, all of it with VLMPRESS_SOAK=1."""
+"""Soak tests run with small counts everywhere, and in full when VLMPRESS_SOAK=1 (`tox run -e soak`)."""
 
 import os
 from collections.abc import Callable
@@ -6,11 +6,8 @@ from collections.abc import Callable
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def count() -> Callable[[int, int], int]:
     """`count(full, small)`: how often to do something."""
-
-    def choose(full: int, small: int) -> int:
-        return full if os.environ.get("VLMPRESS_SOAK") == "1" else small
-
-    return choose
+    full_asked = os.environ.get("VLMPRESS_SOAK") == "1"
+    return lambda full, small: full if full_asked else small

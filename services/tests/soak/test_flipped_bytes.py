@@ -1,4 +1,4 @@
-"""Every change of one bit, and every other value of some bytes, in any file of a small artifact is found."""
+"""Every bit of every file of a small artifact, flipped alone, is found; by default one bit of each byte."""
 
 import random
 from collections.abc import Callable

@@ -2,7 +2,6 @@
 
 import os
 import random
-import select
 import signal
 import time
 from collections.abc import Callable
@@ -14,7 +13,8 @@ from vlmpress_services.store.checksum import crc32c
 from vlmpress_services.store.local import LocalStore
 
 PRODUCER = ("test", "0")
-MAX_DELAY_S = 0.25
+# Of a child before it is killed: two commits and a tag, four times.
+MAX_STEPS = 12
 
 
 def commit_draft(store: LocalStore, text: str) -> str:
@@ -51,8 +51,8 @@ def commit_for_ever(store: LocalStore, name: str, scratch: Path, acknowledged: i
         number += 1
 
 
-def killed_child(store: LocalStore, name: str, scratch: Path, delay_s: float) -> list[str]:
-    """What a child acknowledged before it was killed, some time after its first commit began."""
+def killed_child(store: LocalStore, name: str, scratch: Path, num_steps: int, delay_s: float) -> list[str]:
+    """What a child acknowledged before it was killed, some time after it had acknowledged so many steps."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -64,33 +64,44 @@ def killed_child(store: LocalStore, name: str, scratch: Path, delay_s: float) ->
             os._exit(1)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        select.select([pipe], [], [])
+        lines = [pipe.readline() for _ in range(1 + num_steps)]
         time.sleep(delay_s)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), "the child ended by itself"
-        return pipe.read().decode().splitlines()[1:]
+        return b"".join([*lines, *pipe]).decode().splitlines()[1:]
+
+
+def step_s(store: LocalStore, scratch: Path) -> float:
+    """Seconds that one of two commits takes here, about."""
+    start_s = time.monotonic()
+    commit_draft(store, "before")
+    commit_upload(store, "before-sent", scratch)
+    return (time.monotonic() - start_s) / 2
 
 
 def test_killed_commits(store: LocalStore, tmp_path: Path, count: Callable[[int, int], int]) -> None:
-    chance = random.Random(0)
-    seen: set[str] = set()
-    num_acknowledged = 0
-    for number in range(count(1000, 25)):
-        lines = killed_child(store, str(number), tmp_path / "scratch", chance.uniform(0, MAX_DELAY_S))
+    chance, scratch = random.Random(0), tmp_path / "scratch"
+    longest_s, latest = step_s(store, scratch), ""
+    seen = set(store.digests())
+    nums_acknowledged = []
+    for number in range(count(1000, 50)):
+        num_steps, delay_s = chance.randrange(MAX_STEPS), chance.uniform(0, longest_s)
+        lines = killed_child(store, str(number), scratch, num_steps, delay_s)
         visible = set(store.digests())
         for digest in visible - seen:
             store.verify(digest)
         acknowledged = {line for line in lines if not line.startswith("tag ")}
         assert acknowledged | seen <= visible
-        seen = visible
-        tags = [line.removeprefix("tag ") for line in lines if line.startswith("tag ")]
-        if tags:
-            latest = store.tags()["latest"]
-            assert latest == tags[-1] or latest in visible - set(tags)
-        assert set(store.tags().values()) <= visible
-        num_acknowledged += len(acknowledged)
-    assert num_acknowledged > 0
+        num_before = max((place for place, line in enumerate(lines, 1) if line.startswith("tag ")), default=0)
+        if num_before:
+            latest = lines[num_before - 1].removeprefix("tag ")
+        # Else the child was killed after it had moved the tag on, and before it could say so.
+        tagged = store.tags().get("latest", "")
+        assert tagged == latest or tagged in visible - seen - set(lines[:num_before])
+        latest, seen = tagged, visible
+        nums_acknowledged.append(len(acknowledged))
+    assert len(set(nums_acknowledged)) > 4, "the kills fell into few commits"
     for digest in seen:
         store.verify(digest)
-    print(f"kills {number + 1}, visible {len(seen)}, acknowledged {num_acknowledged}, corrupt 0, lost 0")  # noqa: T201
+    print(f"kills {number + 1}, visible {len(seen)}, acknowledged {sum(nums_acknowledged)}, corrupt 0, lost 0")  # noqa: T201

@@ -6,6 +6,8 @@ import json
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -21,10 +23,10 @@ import quantpack.wire as quantpack_wire
 import stagetrain.wire as stagetrain_wire
 import tokenreduce.wire as tokenreduce_wire
 import verbdistill.wire as verbdistill_wire
-from edgevlm import GenerationRequest
-from quantpack import EcmSearch, Recipe, Scheme, standard_settings
-from stagetrain import named_schedule
-from tokenreduce import ReductionPolicy
+from edgevlm import EdgeModelSpec, GenerationRequest
+from quantpack import EcmSearch, QuantizedModel, Recipe, Scheme, standard_settings
+from stagetrain import StageCost, named_schedule
+from tokenreduce import CalibrationDistribution, ReductionPolicy
 from tokenreduce.running_calibration import CalibrationSettings
 from vlmpress.artifact import ArtifactError, check_files, from_json_bytes, to_json_bytes
 from vlmpress.data import DataError
@@ -44,6 +46,8 @@ WIRES = (
 )
 TYPED = (ServicesError, ArtifactError, DataError, PackageError)
 MAX_S, MAX_GROWTH_BYTES, WARM_UP = 1.0, 64 << 20, 500
+# Readers that give images one by one, however they came together; fields that are a sum of others.
+SPLIT, DERIVED = ("budget_request_to_proto",), ("total_tokens",)
 NASTY = (
     b"\x00",
     b"\xff",
@@ -134,21 +138,75 @@ def readers() -> dict[str, list[Callable[[Any], Any]]]:
     return found
 
 
+def writer(reader: Any) -> Callable[[Any, Any], Message] | None:
+    """Makes a message of what a reader gave for one; None where nothing does."""
+    name = reader.__name__.replace("_from_proto", "_to_proto")
+    if name == "request_to_proto":
+        return lambda value, message: edgevlm_wire.request_to_proto(message.model, value, now_s=0.0)
+    if name == "plans_to_proto":
+        return lambda value, _: tokenreduce_wire.plans_to_proto(*value)
+    write = None if name in SPLIT else reader.__globals__.get(name)
+    return None if write is None else lambda value, _: write(value)
+
+
+def check_right(message: Message, value: Any, read: Callable[[Any], Any], write: Callable[[Any, Any], Message]) -> None:
+    """What was read of a message holds all that it says; written once, it is written so ever after."""
+    written = write(value, message)
+    assert stands_in(message, written), f"read as {written}"
+    again = write(read(written), written)
+    assert again.SerializeToString(deterministic=True) == written.SerializeToString(deterministic=True)
+
+
+def stands_in(part: Message, whole: Message) -> bool:
+    """Whether a message has every field that another sets, and the same value there."""
+    for field, value in part.ListFields():
+        if field.name in DERIVED:
+            continue
+        mine, others = (list(each) if field.is_repeated else [each] for each in (value, getattr(whole, field.name)))
+        if len(mine) != len(others):
+            return False
+        for one, other in zip(mine, others, strict=True):
+            if isinstance(one, Message):
+                if not stands_in(one, other):
+                    return False
+            elif repr(one) != repr(other):  # NaN is NaN here
+                return False
+    return True
+
+
 def right_messages() -> list[Message]:
     """Messages that are read without an error, for the golden ones hold every field and little sense."""
     image = io.BytesIO()
     Image.new("RGB", (8, 8), (9, 99, 199)).save(image, "PNG")
     request = GenerationRequest(prompt="is it red ?", max_new_tokens=4, images=(image.getvalue(),))
+    schedule = replace(named_schedule("three_stage_deeper", 8), restarts=True)
+    totals = QuantizedModel(
+        scheme=Scheme(), num_codes=100, code_bytes_packed=50, code_bytes_compressed=30, recipe=Recipe()
+    )
+    spec = EdgeModelSpec(
+        vision_encoder="clip",
+        compressor="mlp",
+        fusion="none",
+        num_visual_tokens=36,
+        num_compressed_tokens=9,
+    )
+    seen = CalibrationDistribution(num_images=3, mean_tokens=2.5, shares=(1.0,), deciles=(tuple(range(11)),))
     job = job_pb2.PackJob(model="tiny", scheme=quantpack_wire.scheme_to_proto(Scheme()))
     return [
         quantpack_wire.scheme_to_proto(Scheme(granularity="agq")),
         quantpack_wire.recipe_to_proto(Recipe()),
+        quantpack_wire.quantized_model_to_proto(totals),
         quantpack_wire.ecm_search_to_proto(EcmSearch(max_drop=0.01)),
         *(quantpack_wire.setting_to_proto(setting) for setting in standard_settings()),
         tokenreduce_wire.policy_to_proto(ReductionPolicy(tau=0.5)),
         tokenreduce_wire.settings_to_proto(CalibrationSettings(mean_tokens=3.0)),
         tokenreduce_wire.features_to_proto(torch.rand(2, 3, 3, 4)),
-        stagetrain_wire.schedule_to_proto(named_schedule("three_stage_deeper", 8)),
+        tokenreduce_wire.distribution_to_proto(seen),
+        tokenreduce_wire.budget_request_to_proto([torch.rand(2, 3, 3, 4)], 8, (1, 2), "image"),
+        stagetrain_wire.schedule_to_proto(schedule),
+        *(stagetrain_wire.stage_to_proto(stage) for stage in schedule.stages),
+        stagetrain_wire.cost_to_proto(StageCost(schedule.stages[0], 100, 400.0, 0.1)),
+        edgevlm_wire.spec_to_proto(spec),
         edgevlm_wire.request_to_proto("tiny", request, now_s=0.0),
         verbdistill_wire.match_request_to_proto(torch.rand(4, 6)),
         job_pb2.JobSpec(pack=job),
@@ -161,10 +219,6 @@ def test_messages(count: Callable[[int, int], int], tmp_path: Path, seed: int) -
     store = LocalStore(tmp_path)
     reading = readers()
     reading[job_pb2.JobSpec.DESCRIPTOR.full_name] = [lambda spec: check_spec(spec, store)]
-    now_s = time.monotonic()
-    special = {
-        "request_from_proto": lambda function: lambda message: function(message, now_s=now_s, call_deadline_s=None)
-    }
     samples: dict[str, list[bytes]] = {}
     for path in sorted(GOLDEN.glob("*/messages/*.json")):
         for entry in json.loads(path.read_text(encoding="utf-8")):
@@ -172,24 +226,30 @@ def test_messages(count: Callable[[int, int], int], tmp_path: Path, seed: int) -
     assert reading.keys() <= samples.keys()
     for right in right_messages():
         samples[right.DESCRIPTOR.full_name] += 4 * [right.SerializeToString()]
-    numbers: dict[str, int] = {}
+    accepted: set[str] = set()
     for name, functions in sorted(reading.items()):
         kind = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name))
-        wrapped = [special.get(getattr(each, "__name__", ""), lambda same: same)(each) for each in functions]
 
-        def one(data: bytes, kind: Any = kind, wrapped: Any = wrapped, name: str = name) -> None:
+        def one(data: bytes, kind: Any = kind, functions: Any = functions) -> None:
             try:
                 message = kind.FromString(data)
             except DecodeError:
                 return
-            numbers[name] = numbers.get(name, 0) + 1
-            for function in wrapped:
+            same = kind.FromString(message.SerializeToString())
+            assert same.SerializeToString(deterministic=True) == message.SerializeToString(deterministic=True)
+            for function in functions:
+                read = partial(function, now_s=0.0) if function.__name__ == "request_from_proto" else function
                 try:
-                    function(message)
+                    value = read(message)
                 except Exception as error:
                     # PackageError knows its own by isinstance alone.
                     if not isinstance(error, TYPED) or "\n" in str(error):
                         raise
+                    continue
+                accepted.add(function.__name__)
+                write = writer(function)
+                if write is not None:
+                    check_right(message, value, read, write)
 
         run(one, samples[name], max(1, count(250_000, 6000) // len(reading)), seed)
-    assert numbers.keys() == reading.keys(), "a message was never read"
+    assert accepted == {each.__name__ for functions in reading.values() for each in functions}, "one refused everything"

@@ -30,6 +30,10 @@ def stage_from_proto(message: pb.Stage) -> Stage:
     """
     if message.HasField("layer") != message.HasField("stride"):
         raise ScheduleError("stage: expected layer and stride together, got one of them")
+    if message.compressor and not message.HasField("layer"):
+        raise ScheduleError(
+            f"stage: expected layer and stride beside a compressor, got {message.compressor[:80]!r} alone"
+        )
     setting = None
     if message.HasField("layer"):
         setting = CompressionSetting(

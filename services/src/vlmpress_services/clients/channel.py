@@ -133,6 +133,8 @@ def open_channel(connection: Connection, library: Any) -> Any:
         *((f"grpc.max_{way}_message_length", MAX_MESSAGE_BYTES) for way in ("send", "receive")),
         ("grpc.service_config", service_config()),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        # Else gRPC takes some MiB before anybody reads them, all of which a broken connection sends again.
+        ("grpc.http2.bdp_probe", 0),
     ]
     if not connection.is_encrypted:
         return library.insecure_channel(connection.target, options=options)
