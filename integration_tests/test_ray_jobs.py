@@ -28,7 +28,7 @@ from vlmpress_services.pipeline.models import VARIANTS
 from vlmpress_services.store.local import LocalStore
 from vlmpress_services.workers.submission import RayPlace
 
-TIMEOUT_S = 400
+TIMEOUT_S, UNTIL_S = 400, 120
 # A log comes late: a short job would have ended before the table says that it has begun.
 NUM_STEPS = 400
 TOKEN = "5" * 64
@@ -82,10 +82,10 @@ def head() -> Iterator[tuple[str, psutil.Process]]:
         finally:
             left = process.children(recursive=True)
             child.terminate()
-            child.wait(30)
-            _, alive = psutil.wait_procs(left, timeout=10)
+            _, alive = psutil.wait_procs([process, *left], timeout=30)
             for each in alive:
                 each.kill()
+            child.wait()
 
 
 def _wait_for(url: str, child: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -119,7 +119,7 @@ def spec(seed: int, num_steps: int = NUM_STEPS) -> pb.JobSpec:
 
 
 def until(client: JobClient, job: pb.Job, condition: Callable[[pb.Job], Any]) -> pb.Job:
-    deadline_s = time.monotonic() + TIMEOUT_S
+    deadline_s = time.monotonic() + UNTIL_S
     while not condition(found := client.get(job.job_id)):
         assert time.monotonic() < deadline_s, found
         time.sleep(0.1)
@@ -143,7 +143,8 @@ def serve(
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config = tmp_path / "server.yaml"
-    config.write_text(yaml.safe_dump({"services": ["job"], "jobs": {"runner": "ray", "cluster": head[0]}}))
+    jobs = {"runner": "ray", "cluster": head[0], "max_jobs": 3}
+    config.write_text(yaml.safe_dump({"services": ["job"], "jobs": jobs}))
     return lambda: launch(own_store.root, "--config", str(config))
 
 
@@ -154,35 +155,41 @@ def test_jobs_run_on_a_cluster_and_outlive_their_server(
     server = serve()
     with JobClient(server.address) as client:
         first = client.create(spec(1), "first")
-        until(client, first, lambda job: job.train_progress.step > 0)
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
-    assert JobTable(own_store.root).get(first.job_id).state == pb.JOB_STATE_RUNNING
-    with JobClient(serve().address) as client:
-        done = until(client, first, ended)
-        assert (done.state, done.attempt) == (pb.JOB_STATE_SUCCEEDED, 1), done.message
-        assert done.train_progress.step == NUM_STEPS
-        assert own_store.verify(done.result).manifest.kind == "model"
-        assert "vlmpress_services.jobs.worker" in (own_store.verify(done.log).path / "attempt-1.log").read_text()
+        seen = until(client, first, lambda job: job.train_progress.step > 0)
+        worker = worker_of(head[1])
+        # Else it might end before the next server is there.
+        worker.suspend()
+        try:
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(30) == 0
+            assert JobTable(own_store.root).get(first.job_id).state == pb.JOB_STATE_RUNNING
+            server = serve()
+        finally:
+            worker.resume()
+    with JobClient(server.address) as client:
+        seen = until(client, first, lambda job: job.train_progress.step > seen.train_progress.step)
+        assert (seen.state, seen.attempt) == (pb.JOB_STATE_RUNNING, 1), seen.message
 
         # The worker is killed; another attempt goes on from its checkpoint.
-        second = client.create(spec(2), "second")
-        until(client, second, lambda job: job.train_progress.step >= 10)
-        worker_of(head[1]).send_signal(signal.SIGKILL)
-        done = until(client, second, ended)
+        worker.kill()
+        wrong = client.create(pb.JobSpec(pipeline=pb.PipelineJob(config_yaml="sed: 3")), "wrong")
+        endless = client.create(spec(2, 100_000), "endless")
+        done = until(client, first, ended)
         assert (done.state, done.attempt) == (pb.JOB_STATE_SUCCEEDED, 2), done.message
-        assert {file.path for file in own_store.verify(done.log).manifest.files} == {"attempt-1.log", "attempt-2.log"}
+        assert done.train_progress.step == NUM_STEPS
+        assert own_store.verify(done.result).manifest.kind == "model"
+        log = own_store.verify(done.log)
+        assert {file.path for file in log.manifest.files} == {"attempt-1.log", "attempt-2.log"}
+        assert "vlmpress_services.jobs.worker" in (log.path / "attempt-1.log").read_text()
 
         # A job that cannot be done says why; one that is cancelled ends on the cluster too.
-        wrong = client.create(pb.JobSpec(pipeline=pb.PipelineJob(config_yaml="sed: 3")), "wrong")
         done = until(client, wrong, ended)
         assert (done.state, done.attempt) == (pb.JOB_STATE_FAILED, 1)
         assert "sed" in done.message
-        third = client.create(spec(3, 100_000), "third")
-        until(client, third, lambda job: job.train_progress.step > 0)
+        until(client, endless, lambda job: job.train_progress.step > 0)
         worker = worker_of(head[1])
-        client.cancel(third.job_id)
-        assert until(client, third, lambda job: job.log).state == pb.JOB_STATE_CANCELLED
+        client.cancel(endless.job_id)
+        assert until(client, endless, lambda job: job.log).state == pb.JOB_STATE_CANCELLED
         worker.wait(30)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -32,7 +33,9 @@ from vlmpress.tokenreduce.v1.tokenreduce_service_pb2_grpc import TokenReduceServ
 from vlmpress.verbdistill.v1.verbdistill_service_pb2_grpc import VerbDistillServiceStub
 from vlmpress_services.clients import ArtifactClient, EdgeVlmClient, EvaluationClient, JobClient
 from vlmpress_services.errors import LaunchError, ServiceError
+from vlmpress_services.jobs.table import JobTable
 from vlmpress_services.scoring import Prediction
+from vlmpress_services.serving.configuration import ServerConfig
 from vlmpress_services.serving.launch import served
 from vlmpress_services.serving.registry import SERVICES
 from vlmpress_services.store.local import LocalStore
@@ -226,6 +229,33 @@ def test_a_killed_server_leaves_a_sound_store_and_its_job_to_the_next(launch: An
         assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.message
         assert client.create(spec, "r") == job
     own_store.verify(job.result)
+
+
+def test_a_stopping_server_leaves_its_running_job_to_the_next(
+    launch: Any, own_store: LocalStore, tiny_dataset: Artifact
+) -> None:
+    settings = "training: {max_steps: 300, per_device_train_batch_size: 2, save_steps: 10}"
+    train = job_pb2.TrainJob(model="tiny", dataset="questions", scheme="plain", settings_yaml=settings)
+    server = launch(own_store.root, "--services", "job")
+    with JobClient(server.address) as client:
+        job_id = client.create(job_pb2.JobSpec(train=train), "r").job_id
+        reached = next(job.train_progress.step for job in client.watch(job_id) if job.train_progress.step >= 20)
+        worker = psutil.Process(int((own_store.root / "jobs" / f"{job_id}.lock").read_text()))
+        start_s = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 0
+        # Nobody waits for the job's end: there is no more to wait for than that the worker leaves.
+        assert time.monotonic() - start_s < ServerConfig.grace_s
+    assert not worker.is_running()
+    left = JobTable(own_store.root).get(job_id)
+    assert (left.state, left.attempt) == (job_pb2.JOB_STATE_PENDING, 1)
+    assert left.message == "the server stopped; the job goes on with the next one"
+    with JobClient(launch(own_store.root, "--services", "job").address) as client:
+        seen = list(client.watch(job_id))
+    assert (seen[-1].state, seen[-1].attempt) == (job_pb2.JOB_STATE_SUCCEEDED, 2), seen[-1].message
+    # From its last checkpoint on, not from the start.
+    assert min(job.train_progress.step for job in seen) >= reached - 10
+    own_store.verify(seen[-1].result)
 
 
 def test_served_gives_an_address_and_takes_the_server_down(tmp_path: Path) -> None:
