@@ -91,9 +91,7 @@ def test_broken_transfers(tmp_path: Path, transfer: Callable[..., Artifact], cou
             assert proxy.cut_at is None, "the connection did not break"
             unbroken = unbroken or proxy.num_bytes
             again = proxy.num_bytes - unbroken
-            assert again <= MIB + READ_BYTES + CONNECTION_BYTES, (
-                f"transfer {number}: {again} bytes more than unbroken"
-            )
+            assert again <= MIB + READ_BYTES + CONNECTION_BYTES, f"transfer {number}: {again} bytes more than unbroken"
             most_again = max(most_again, again)
             direct.collect_garbage(0)
             shutil.rmtree(made.path)
