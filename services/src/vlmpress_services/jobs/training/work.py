@@ -20,12 +20,14 @@ class Outcome:
     Attributes:
         schedule: The stages as they were for this model.
         losses: Of every optimizer step, nats.
+        resumed_from_step: Step of the checkpoint it went on from; None: it began anew.
         skipped: A line for each sample that was left out.
         tokens_per_second: Of each stage since then, all workers together; None for a stage without a step.
     """
 
     schedule: Schedule
     losses: tuple[float, ...]
+    resumed_from_step: int | None
     skipped: tuple[str, ...]
     tokens_per_second: tuple[float | None, ...]
 
@@ -52,6 +54,7 @@ def run_plan(plan: RunPlan, *, on_progress: Callable[[StepReport], None]) -> Out
     return Outcome(
         schedule=run.schedule,
         losses=result.losses,
+        resumed_from_step=result.resumed_from_step,
         skipped=result.skipped,
         tokens_per_second=result.tokens_per_second,
     )
