@@ -10,6 +10,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,13 @@ def _wait_for(url: str, child: "subprocess.Popen[bytes]", log: Path) -> None:
 
 def worker_of(head: psutil.Process) -> psutil.Process:
     """The one process that does a job's work."""
-    found = [
-        each
-        for each in head.children(recursive=True)
-        if "vlmpress_services.jobs.worker" in each.cmdline() and "exec" not in " ".join(each.cmdline())
-    ]
+    found = []
+    for each in head.children(recursive=True):
+        # One that has just ended has no command line any more.
+        with suppress(psutil.NoSuchProcess):
+            command = each.cmdline()
+            if "vlmpress_services.jobs.worker" in command and "exec" not in " ".join(command):
+                found.append(each)
     assert len(found) == 1, found
     return found[0]
 
